@@ -1,0 +1,153 @@
+"""Showers on disk: HDF5, format 1.
+
+    energy           (N, V) float32 MeV, gzip-1, chunks of 128 showers
+    overflow         (N, L) float32 MeV, only where recorded
+    incident/energy  (N,) float64 MeV; incident/theta, phi [rad], x, y [mm], pdg
+    attributes       format, format_version, geometry (JSON), geometry_digest, provenance (JSON)
+
+Files are written to a temporary name and moved into place: a file that exists is complete.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .geometry import Geometry
+from .showers import FIELDS, Incident, Showers
+
+FORMAT, VERSION = "caloforge-showers", 1
+CHUNK = 128
+
+
+def require_absent(path: str | Path, force: bool) -> Path:
+    """The path, if nothing is there yet or ``force``; FileExistsError otherwise."""
+    path = Path(path)
+    if path.exists() and not force:
+        raise FileExistsError(f"got output {path}, which exists, expected a new name; choose another or give --force")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"got output {path}, expected an existing folder {path.absolute().parent}; create it")
+    return path
+
+
+class Writer:
+    """Append Showers to a new file; the file appears under its name when the ``with`` block ends without error."""
+
+    def __init__(self, path: str | Path, geometry: Geometry, provenance: Mapping[str, Any], *, force: bool = False):
+        self.path = require_absent(path, force)
+        self.geometry = geometry
+        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        self._file = h5py.File(self._temporary, "w")
+        self._file.attrs.update({
+            "format": FORMAT, "format_version": VERSION, "geometry": geometry.to_json(),
+            "geometry_digest": geometry.digest(), "provenance": json.dumps(dict(provenance), sort_keys=True),
+        })  # fmt: skip
+        self._extendable("energy", (geometry.n_voxels,), np.float32)
+        for name in FIELDS:
+            self._extendable(f"incident/{name}", (), np.int64 if name == "pdg" else np.float64)
+
+    def append(self, showers: Showers) -> None:
+        """Write the showers behind those already written."""
+        self.geometry.require_same(showers.geometry, "showers")
+        start = len(self._file["energy"])
+        if start == 0 and showers.overflow is not None:
+            self._extendable("overflow", (self.geometry.n_layers,), np.float32)
+        if len(showers) and ("overflow" in self._file) != (showers.overflow is not None):
+            raise ValueError("got parts with and without overflow energies, expected one kind; write them separately")
+        columns = {f"incident/{name}": getattr(showers.incident, name) for name in FIELDS} | {"energy": showers.energy}
+        if showers.overflow is not None:
+            columns["overflow"] = showers.overflow
+        for name, values in columns.items():
+            data = self._file[name]
+            data.resize(start + len(showers), axis=0)
+            data[start:] = values
+
+    def _extendable(self, name: str, row: tuple[int, ...], dtype: Any) -> None:
+        chunk = CHUNK if row else 8192
+        self._file.create_dataset(
+            name, (0, *row), dtype, maxshape=(None, *row), chunks=(chunk, *row), compression="gzip", compression_opts=1
+        )
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        if kind is None:
+            self._temporary.replace(self.path)
+        else:
+            self._temporary.unlink(missing_ok=True)
+
+
+def write(showers: Showers, path: str | Path, *, force: bool = False) -> None:
+    """Write Showers to a new file (format 1); ``force`` replaces an existing one."""
+    with Writer(path, showers.geometry, showers.provenance, force=force) as file:
+        file.append(showers)
+
+
+def _open(path: str | Path) -> h5py.File:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"got {path}, expected an HDF5 file of showers; no such file, check the name")
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        raise ValueError(f"got {path}, expected an HDF5 file; it is truncated or no HDF5, make or copy it again") from None
+    if file.attrs.get("format") != FORMAT:
+        keys = ", ".join(sorted(file)[:6])
+        file.close()
+        raise ValueError(f"got {path} with keys {keys}, expected format {FORMAT}; convert it with caloforge.datasets")
+    if int(file.attrs["format_version"]) > VERSION:
+        version = file.attrs["format_version"]
+        file.close()
+        raise ValueError(f"got {path} of format version {version}, expected at most {VERSION}; update caloforge")
+    return file
+
+
+def stream(path: str | Path, chunk: int = 8192) -> Iterator[Showers]:
+    """Showers of a file in parts of ``chunk``, for data larger than memory."""
+    with _open(path) as file:
+        geometry = Geometry.from_json(file.attrs["geometry"])
+        if geometry.digest() != file.attrs["geometry_digest"]:
+            raise ValueError(f"got {path}, whose geometry does not match its digest; the file was changed, make it again")
+        provenance = json.loads(file.attrs["provenance"])
+        n = len(file["energy"])
+        try:
+            for start in range(0, max(n, 1), chunk):
+                part = slice(start, min(start + chunk, n))
+                incident = Incident(**{name: file[f"incident/{name}"][part] for name in FIELDS})
+                overflow = file["overflow"][part] if "overflow" in file else None
+                yield Showers(geometry, incident, file["energy"][part], overflow, provenance)
+        except (OSError, KeyError) as error:
+            raise ValueError(f"got {path}, expected complete showers ({error}); make or copy the file again") from None
+
+
+def read(path: str | Path, n: int | None = None) -> Showers:
+    """All showers of a file, or the first ``n``."""
+    parts: list[Showers] = []
+    left = n
+    for part in stream(path):
+        if left is not None:
+            part = part[:left]
+            left -= len(part)
+        parts.append(part)
+        if left == 0:
+            break
+    return Showers.concat(parts) if len(parts) > 1 else parts[0]
+
+
+def read_incident(path: str | Path) -> Incident:
+    """The incident particles of a file, without its showers."""
+    with _open(path) as file:
+        return Incident(**{name: file[f"incident/{name}"][:] for name in FIELDS})
+
+
+def read_header(path: str | Path) -> tuple[Geometry, int, dict[str, Any]]:
+    """Geometry, number of showers and provenance of a file."""
+    with _open(path) as file:
+        header = Geometry.from_json(file.attrs["geometry"]), len(file["energy"]), json.loads(file.attrs["provenance"])
+    return header

@@ -1,0 +1,41 @@
+"""Units at the borders. Inside caloforge everything is MeV, mm, rad, ns; text from users carries its unit."""
+
+import math
+import re
+
+MEV_PER = {"eV": 1e-6, "keV": 1e-3, "MeV": 1.0, "GeV": 1e3, "TeV": 1e6}
+_NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_ENERGY = re.compile(rf"^\s*({_NUMBER})\s*(?:\.\.\s*({_NUMBER})\s*)?([a-zA-Z]*)\s*$")
+
+
+def parse_energy(text: str) -> tuple[float, float]:
+    """Kinetic energy range in MeV from text such as ``1..100GeV`` or ``50GeV`` (then low == high).
+
+    Raises ValueError when the unit is missing or unknown, or when an energy is not positive and finite.
+    """
+    example = "expected an energy such as 50GeV or 1..100GeV"
+    match = _ENERGY.match(text)
+    if match is None:
+        raise ValueError(f"got energy {text!r}, {example}; write it as LOW..HIGHUNIT")
+    low, high, unit = match[1], match[2] or match[1], match[3]
+    if unit not in MEV_PER:
+        said = f"unknown unit {unit!r}" if unit else "no unit"
+        raise ValueError(f"got energy {text!r} with {said}, {example}; add one of {', '.join(MEV_PER)}")
+    a, b = float(low) * MEV_PER[unit], float(high) * MEV_PER[unit]
+    if not (0 < a <= b < math.inf):
+        raise ValueError(f"got energy {text!r}, expected 0 < low <= high; give positive energies in rising order")
+    return a, b
+
+
+def pdg_id(name: str) -> int:
+    """PDG number of a particle given by name (``e+``, ``gamma``, ``pi+``) or by number (``-11``)."""
+    from particle import ParticleNotFound, PDGID, Particle
+
+    if re.fullmatch(r"[+-]?\d+", name):
+        return int(PDGID(int(name)))
+    for look_up in (Particle.from_name, Particle.from_evtgen_name):
+        try:
+            return int(look_up(name).pdgid)
+        except ParticleNotFound:
+            continue
+    raise ValueError(f"got particle {name!r}, expected a name such as e+, e-, gamma, pi+ or a PDG number; correct it")

@@ -19,7 +19,7 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Layer:
-    """One readout layer. ``first``, ``second``: bin edges, rising; ``depth``: (front, back) in mm from the front face."""
+    """One readout layer. ``first``, ``second``: rising bin edges; ``depth``: (front, back) [mm] from the front face."""
 
     kind: Literal["polar", "cartesian"]
     first: tuple[float, ...]
@@ -35,11 +35,16 @@ class Layer:
             object.__setattr__(self, name, edges)
             if len(edges) < 2 or not np.all(np.isfinite(edges)) or not np.all(np.diff(edges) > 0):
                 raise ValueError(f"got {name} edges {edges}, expected at least two finite rising numbers; correct them")
+        if self.kind == "polar" and (self.second[0] < 0 or self.first[-1] - self.first[0] > 2 * np.pi + 1e-9):
+            raise ValueError(
+                f"got polar layer with alpha {self.first[0]:g}..{self.first[-1]:g} and r from {self.second[0]:g}, "
+                "expected at most one turn and r >= 0; correct the edges (first is alpha, second is r)"
+            )
         if self.depth is not None:
             front, back = (float(v) for v in self.depth)
             object.__setattr__(self, "depth", (front, back))
-            if not front < back:
-                raise ValueError(f"got depth {self.depth}, expected front < back in mm; correct it")
+            if not -np.inf < front < back < np.inf:
+                raise ValueError(f"got depth {self.depth}, expected finite front < back in mm; correct it")
 
     @property
     def shape(self) -> tuple[int, int]:

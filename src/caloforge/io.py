@@ -11,6 +11,7 @@ Files are written to a temporary name and moved into place: a file that exists i
 import json
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -35,18 +36,40 @@ def require_absent(path: str | Path, force: bool) -> Path:
     return path
 
 
+@contextmanager
+def new_file(path: str | Path, *, force: bool = False) -> Iterator[Path]:
+    """A temporary name to write to; it is moved to ``path`` when the block ends, and removed if the block fails."""
+    path = require_absent(path, force)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def json_text(provenance: Mapping[str, Any]) -> str:
+    """Provenance as it stands in a file; ValueError where it is not plain data."""
+    try:
+        return json.dumps(dict(provenance), sort_keys=True)
+    except TypeError as error:
+        raise ValueError(f"got provenance that is no plain data ({error}), expected strings and numbers") from None
+
+
 class Writer:
     """Append Showers to a new file; the file appears under its name when the ``with`` block ends without error."""
 
     def __init__(self, path: str | Path, geometry: Geometry, provenance: Mapping[str, Any], *, force: bool = False):
-        self.path = require_absent(path, force)
-        self.geometry = geometry
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
-        self._file = h5py.File(self._temporary, "w")
-        self._file.attrs.update({
+        attributes = {
             "format": FORMAT, "format_version": VERSION, "geometry": geometry.to_json(),
-            "geometry_digest": geometry.digest(), "provenance": json.dumps(dict(provenance), sort_keys=True),
-        })  # fmt: skip
+            "geometry_digest": geometry.digest(), "provenance": json_text(provenance),
+        }  # fmt: skip
+        self.geometry = geometry
+        self._exit = ExitStack()
+        temporary = self._exit.enter_context(new_file(path, force=force))
+        self._file = self._exit.enter_context(h5py.File(temporary, "w"))
+        self._file.attrs.update(attributes)
         self._extendable("energy", (geometry.n_voxels,), np.float32)
         for name in FIELDS:
             self._extendable(f"incident/{name}", (), np.int64 if name == "pdg" else np.float64)
@@ -76,12 +99,8 @@ class Writer:
     def __enter__(self) -> "Writer":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        if kind is None:
-            self._temporary.replace(self.path)
-        else:
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._exit.__exit__(kind, error, tb)
 
 
 def write(showers: Showers, path: str | Path, *, force: bool = False) -> None:
@@ -90,40 +109,48 @@ def write(showers: Showers, path: str | Path, *, force: bool = False) -> None:
         file.append(showers)
 
 
-def _open(path: str | Path) -> h5py.File:
+def open_hdf5(path: str | Path) -> h5py.File:
+    """An HDF5 file opened for reading; one sentence says so if there is none or it is damaged."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"got {path}, expected an HDF5 file of showers; no such file, check the name")
     try:
-        file = h5py.File(path, "r")
+        return h5py.File(path, "r")
     except OSError:
-        raise ValueError(f"got {path}, expected an HDF5 file; it is truncated or no HDF5, make or copy it again") from None
-    if file.attrs.get("format") != FORMAT:
-        keys = ", ".join(sorted(file)[:6])
-        file.close()
-        raise ValueError(f"got {path} with keys {keys}, expected format {FORMAT}; convert it with caloforge.datasets")
-    if int(file.attrs["format_version"]) > VERSION:
-        version = file.attrs["format_version"]
-        file.close()
-        raise ValueError(f"got {path} of format version {version}, expected at most {VERSION}; update caloforge")
-    return file
+        raise ValueError(f"got {path}, expected an HDF5 file; it is truncated or none, make or copy it again") from None
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[h5py.File]:
+    """A file of this format; whatever is missing or unreadable in it becomes one ValueError."""
+    with open_hdf5(path) as file:
+        if file.attrs.get("format") != FORMAT:
+            keys = ", ".join(sorted(file)[:6])
+            raise ValueError(f"got {path} with keys {keys}, expected format {FORMAT}; read it with caloforge.datasets")
+        version = int(file.attrs.get("format_version", 0))
+        if version > VERSION:
+            raise ValueError(f"got {path} of format version {version}, expected at most {VERSION}; update caloforge")
+        try:
+            yield file
+        except (OSError, KeyError) as error:
+            raise ValueError(f"got {path}, expected complete showers ({error}); make or copy the file again") from None
+
+
+def _header(path: str | Path, file: h5py.File) -> tuple[Geometry, int, dict[str, Any]]:
+    geometry = Geometry.from_json(file.attrs["geometry"])
+    if geometry.digest() != file.attrs["geometry_digest"]:
+        raise ValueError(f"got {path}, whose geometry does not match its digest; the file was changed, make it again")
+    return geometry, len(file["energy"]), json.loads(file.attrs["provenance"])
 
 
 def stream(path: str | Path, chunk: int = 8192) -> Iterator[Showers]:
     """Showers of a file in parts of ``chunk``, for data larger than memory."""
     with _open(path) as file:
-        geometry = Geometry.from_json(file.attrs["geometry"])
-        if geometry.digest() != file.attrs["geometry_digest"]:
-            raise ValueError(f"got {path}, whose geometry does not match its digest; the file was changed, make it again")
-        provenance = json.loads(file.attrs["provenance"])
-        n = len(file["energy"])
-        try:
-            for start in range(0, max(n, 1), chunk):
-                part = slice(start, min(start + chunk, n))
-                incident = Incident(**{name: file[f"incident/{name}"][part] for name in FIELDS})
-                overflow = file["overflow"][part] if "overflow" in file else None
-                yield Showers(geometry, incident, file["energy"][part], overflow, provenance)
-        except (OSError, KeyError) as error:
-            raise ValueError(f"got {path}, expected complete showers ({error}); make or copy the file again") from None
+        geometry, n, provenance = _header(path, file)
+        for start in range(0, max(n, 1), chunk):
+            part = slice(start, min(start + chunk, n))
+            incident = Incident(**{name: file[f"incident/{name}"][part] for name in FIELDS})
+            overflow = file["overflow"][part] if "overflow" in file else None
+            yield Showers(geometry, incident, file["energy"][part], overflow, provenance)
 
 
 def read(path: str | Path, n: int | None = None) -> Showers:
@@ -149,5 +176,4 @@ def read_incident(path: str | Path) -> Incident:
 def read_header(path: str | Path) -> tuple[Geometry, int, dict[str, Any]]:
     """Geometry, number of showers and provenance of a file."""
     with _open(path) as file:
-        header = Geometry.from_json(file.attrs["geometry"]), len(file["energy"]), json.loads(file.attrs["provenance"])
-    return header
+        return _header(path, file)

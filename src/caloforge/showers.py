@@ -19,15 +19,15 @@ FIELDS = ("energy", "theta", "phi", "x", "y", "pdg")
 class Incident:
     """Incident particles on the front face; every field is (N,).
 
-    energy: kinetic [MeV]; theta, phi: direction [rad], theta = 0 along the depth axis; x, y: position [mm]; pdg: PDG id.
+    energy: kinetic [MeV]; theta, phi: direction [rad], theta = 0 along the depth; x, y: position [mm]; pdg: PDG id.
     """
 
     energy: Array
-    theta: Array = field(default=None)  # type: ignore[assignment]
-    phi: Array = field(default=None)  # type: ignore[assignment]
-    x: Array = field(default=None)  # type: ignore[assignment]
-    y: Array = field(default=None)  # type: ignore[assignment]
-    pdg: Array = field(default=None)  # type: ignore[assignment]
+    theta: Array = field(default=None)  # type: ignore[assignment, arg-type]
+    phi: Array = field(default=None)  # type: ignore[assignment, arg-type]
+    x: Array = field(default=None)  # type: ignore[assignment, arg-type]
+    y: Array = field(default=None)  # type: ignore[assignment, arg-type]
+    pdg: Array = field(default=None)  # type: ignore[assignment, arg-type]
 
     def __post_init__(self) -> None:
         energy = np.atleast_1d(np.array(self.energy, dtype=np.float64))

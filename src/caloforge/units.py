@@ -29,13 +29,17 @@ def parse_energy(text: str) -> tuple[float, float]:
 
 def pdg_id(name: str) -> int:
     """PDG number of a particle given by name (``e+``, ``gamma``, ``pi+``) or by number (``-11``)."""
-    from particle import ParticleNotFound, PDGID, Particle
+    from particle import PDGID, Particle, ParticleNotFound
+    from particle.exceptions import MatchingIDNotFound
 
     if re.fullmatch(r"[+-]?\d+", name):
-        return int(PDGID(int(name)))
+        number = PDGID(int(name))
+        if not number.is_valid:
+            raise ValueError(f"got particle number {name}, expected a PDG number such as -11 (e+) or 22; correct it")
+        return int(number)
     for look_up in (Particle.from_name, Particle.from_evtgen_name):
         try:
             return int(look_up(name).pdgid)
-        except ParticleNotFound:
+        except (ParticleNotFound, MatchingIDNotFound):
             continue
     raise ValueError(f"got particle {name!r}, expected a name such as e+, e-, gamma, pi+ or a PDG number; correct it")

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .._callable import callable_module
 from .. import io
 from .._version import __version__
 from ..geometry import Geometry
@@ -51,6 +52,8 @@ def _provenance(simulator: Simulator, gun: Gun, seed: int, command: str) -> dict
 
 def simulate(simulator: Simulator, gun: Gun, *, n: int, seed: int) -> Showers:
     """n showers in memory, made in this process."""
+    if n < 1:
+        raise ValueError(f"got n={n} showers, expected at least 1; raise it")
     parts = [_chunk(simulator, gun, n, seed, i) for i in range(-(-n // CHUNK))]
     showers = Showers.concat(parts)
     return Showers(
@@ -73,14 +76,16 @@ def _work(folder: str, gun: Gun, n: int, seed: int, index: int) -> int:
     return index
 
 
-def produce(factory: Callable[[], Simulator], gun: Gun, path: str | Path, *, n: int, seed: int, workers: int = 1,
-            force: bool = False, command: str = "", progress: Callable[[int, int], None] | None = None) -> None:
+def produce(
+    factory: Callable[[], Simulator], gun: Gun, path: str | Path, *, n: int, seed: int, workers: int = 1,
+    force: bool = False, command: str = "", progress: Callable[[int, int], None] | None = None,
+) -> None:  # fmt: skip
     """Make n showers and write them to ``path``, with ``workers`` processes.
 
     factory: picklable function that makes the simulator in each process. Finished chunks are kept in ``path.parts``:
     the same call continues an interrupted production and gives the same file as an uninterrupted one.
     progress: called with (showers done, n).
-    """  # fmt: skip
+    """
     if n < 1 or workers < 1:
         raise ValueError(f"got n={n} showers and {workers} workers, expected at least 1 of each; raise them")
     path = io.require_absent(path, force)
@@ -109,7 +114,7 @@ def _unfinished(folder: Path, provenance: Mapping[str, Any], n: int) -> list[int
     described = folder / "run.json"
     if described.exists():
         if described.read_text() != description:
-            raise ValueError(f"got {folder} of another production, expected the same command; finish that one or delete it")
+            raise ValueError(f"got {folder} of another command, expected the same one; finish that one or delete it")
     else:
         folder.mkdir(exist_ok=True)
         temporary = folder / f"run.json.{os.getpid()}.tmp"
@@ -129,3 +134,6 @@ def _run_chunks(factory: Callable[[], Simulator], folder: Path, gun: Gun, n: int
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+callable_module(__name__)

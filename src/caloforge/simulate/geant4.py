@@ -18,7 +18,7 @@ _REMEDIES = (
 
 
 def find_data() -> Path:
-    """Folder of the Geant4 data tables: GEANT4_DATA_DIR, else the engine's own download; FileNotFoundError if absent."""
+    """Folder of the Geant4 data tables: GEANT4_DATA_DIR, else the engine's own download; FileNotFoundError if none."""
     given = os.environ.get("GEANT4_DATA_DIR")
     own = Path.home() / ".local/share/calzone/data"
     folder = Path(given) if given else own
@@ -36,7 +36,7 @@ class Geant4:
     """
 
     def __init__(self, detector: Detector, *, cut: float = 0.7, em_model: str = "standard",
-                 had_model: str = "FTFP_BERT") -> None:  # fmt: skip
+                 had_model: str | None = "FTFP_BERT") -> None:  # fmt: skip
         self.detector, self.cut, self.em_model, self.had_model = detector, cut, em_model, had_model
         self._engine: Any = None
 
@@ -49,7 +49,7 @@ class Geant4:
         calzone = _import_engine()
         return {
             "engine": f"Geant4 {calzone.GEANT4_VERSION} (calzone {calzone.VERSION})",
-            "physics_list": f"{self.had_model} + EM {self.em_model}",
+            "physics_list": " + ".join(filter(None, (self.had_model, f"EM {self.em_model}"))),
             "cut_mm": self.cut,
             "data_tables": _describe_tables(find_data()),
             "detector": self.detector.name,
@@ -73,8 +73,9 @@ class Geant4:
         direction = np.stack([np.sin(t) * np.cos(p), np.sin(t) * np.sin(p), np.cos(t)], axis=1)
         front = np.stack([incident.x, incident.y, np.full(len(t), -0.5 * self.detector.depth)], axis=1)
         # Start a little before the front face (1 mm along the direction), inside the vacuum of the world.
+        start = (front - direction) / 10
         particles = calzone.particles(
-            len(incident), pid=incident.pdg, energy=incident.energy, position=(front - direction) / 10, direction=direction
+            len(incident), pid=incident.pdg, energy=incident.energy, position=start, direction=direction
         )
         recorded = self._engine.run(particles).deposits
         deposits = [recorded[name] for name in sorted(recorded)]  # a fixed order: sums do not depend on the run

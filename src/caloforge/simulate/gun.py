@@ -26,7 +26,8 @@ class Distribution:
     def sample(self, n: int, rng: np.random.Generator) -> Array:
         if self.kind == "uniform":
             return rng.uniform(self.low, self.high, n)
-        return np.exp(rng.uniform(np.log(self.low), np.log(self.high), n))
+        # exp(log(x)) is not always x: without the clip a particle may lie just outside the declared range.
+        return np.clip(np.exp(rng.uniform(np.log(self.low), np.log(self.high), n)), self.low, self.high)
 
 
 def uniform(low: float, high: float) -> Distribution:
@@ -41,16 +42,19 @@ def fixed(value: float) -> Distribution:
     return Distribution("uniform", value, value)
 
 
+ZERO = fixed(0.0)
+
+
 @dataclass(frozen=True)
 class Gun:
     """Incident particles of one kind. energy [MeV], theta and phi [rad], x and y on the front face [mm]."""
 
     pdg: int
     energy: Distribution
-    theta: Distribution = fixed(0.0)
-    phi: Distribution = fixed(0.0)
-    x: Distribution = fixed(0.0)
-    y: Distribution = fixed(0.0)
+    theta: Distribution = ZERO
+    phi: Distribution = ZERO
+    x: Distribution = ZERO
+    y: Distribution = ZERO
 
     def __post_init__(self) -> None:
         if self.energy.low <= 0:

@@ -1,0 +1,218 @@
+"""Speed: ms per shower at batch 1 and 1000 on one CPU thread, beside Geant4 for the same particles on the same core.
+
+Every model and engine is timed in a process of its own. A call is timed whole: drawing the noise, building the inputs,
+the networks, and the way back to MeV (the protocol of CaloClouds, Buhmann et al. 2023, 2309.05704: repeated batches on
+one thread). Peak memory is the resident set of that process.
+"""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._callable import callable_module
+from .geometry import Array
+from .preprocess import CONDITIONS
+from .showers import Incident
+
+# One core of the machine that made the shipped samples: CPU time of Geant4 11.4 per GeV of an e+ in Pb/LAr.
+RECORDED_MS_PER_GEV = 8.0
+BATCHES = (1, 1000)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One timing. ms_per_shower: median over repeats; geant4_source: 'measured' in this run, or 'recorded'."""
+
+    model: str
+    engine: str
+    batch: int
+    threads: int
+    ms_per_shower: float
+    ms_spread: float
+    peak_mb: float
+    load_s: float
+    geant4_ms_per_shower: float
+    geant4_source: str
+    speedup: float
+
+
+def benchmark(models: Sequence[str | Path], incident: Incident, *, engines: Sequence[str] = ("pytorch", "onnxruntime"),
+              n_geant4: int = 20, seconds: float = 3.0, progress: Callable[..., None] | None = None) -> list[Row]:
+    """Time each model folder on each engine with the given incident particles.
+
+    n_geant4: particles that Geant4 simulates for the comparison; without its data the recorded cost per GeV is used.
+    seconds: time spent on each timing.
+    """  # fmt: skip
+    from .fastsim import read_card
+
+    cards = [read_card(folder)[0] for folder in models]
+    jobs = [(str(folder), engine) for folder in models for engine in engines]
+    report = progress or (lambda *_: None)
+    report(0, len(jobs) + 1, "Geant4")
+    geant4: dict[str, tuple[float, str]] = {}
+    for card in cards:
+        if card.geometry.digest() not in geant4:
+            geant4[card.geometry.digest()] = _geant4_cost(card.geometry.name, incident, n_geant4)
+    rows = []
+    for k, (folder, engine) in enumerate(jobs):
+        report(k + 1, len(jobs) + 1, f"{Path(folder).name} {engine}")
+        reference, source = geant4[cards[k // len(engines)].geometry.digest()]
+        for timing in _in_process(_time_model, folder, engine, incident, seconds):
+            ratio = reference / timing["ms_per_shower"]
+            rows.append(Row(Path(folder).name, engine, threads=1, geant4_ms_per_shower=reference,
+                            geant4_source=source, speedup=ratio, **timing))  # fmt: skip
+    report(len(jobs) + 1, len(jobs) + 1, "")
+    return rows
+
+
+def write_json(rows: Sequence[Row], path: str | Path) -> None:
+    """benchmark.json: {"machine": ..., "rows": [...]}."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps({"machine": machine(), "rows": [asdict(row) for row in rows]}, indent=1))
+    temporary.replace(path)
+
+
+def machine() -> dict[str, Any]:
+    """Processor and versions, as far as the system tells them."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        lines = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0] if lines else name
+    return {"processor": name, "python": platform.python_version(), "system": platform.system()}
+
+
+def _in_process(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Result of ``work`` in a fresh process with one thread, pinned to one core where the system can."""
+    saved = {name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update(dict.fromkeys(saved, "1"))
+    try:
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            return pool.submit(work, *arguments).result()
+    finally:
+        for name, value in saved.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _pin() -> None:
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+def _time_model(folder: str, engine: str, incident: Incident, seconds: float) -> list[dict[str, float]]:
+    _pin()
+    call, load_s = _loaded(folder, engine)
+    rows = []
+    for batch in BATCHES:
+        times = _repeat(call, incident, batch, seconds)
+        spread = float(np.subtract(*np.percentile(times, [84, 16])) / 2)
+        rows.append({
+            "batch": batch, "ms_per_shower": float(np.median(times)), "ms_spread": spread,
+            "peak_mb": _peak_mb(), "load_s": load_s,
+        })  # fmt: skip
+    return rows
+
+
+def _loaded(folder: str, engine: str) -> tuple[Callable[[Incident, np.random.Generator], Array], float]:
+    """A function (particles, random) -> voxel energies on the engine, and the seconds it takes to load."""
+    import torch
+
+    torch.set_num_threads(1)
+    from .fastsim import FastSim
+
+    began = time.perf_counter()
+    fast = FastSim.load(folder)
+    n_noise = fast.n_noise
+    if engine == "pytorch":
+        load_s = time.perf_counter() - began
+
+        def call(incident: Incident, rng: np.random.Generator) -> Array:
+            z = torch.from_numpy(rng.standard_normal((len(incident), n_noise), dtype=np.float32))
+            particles = [torch.tensor(getattr(incident, name), dtype=torch.float32) for name in CONDITIONS]
+            with torch.inference_mode():
+                return fast(z, *particles).numpy()
+
+        return call, load_s
+    from . import export
+
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "model.onnx"
+        export.export(fast, path)
+        del fast
+        began = time.perf_counter()
+        session = export.session(str(path))
+        load_s = time.perf_counter() - began
+
+    def call_onnx(incident: Incident, rng: np.random.Generator) -> Array:
+        z = rng.standard_normal((len(incident), n_noise), dtype=np.float32)
+        return export.run(session, z, [getattr(incident, name) for name in CONDITIONS])
+
+    return call_onnx, load_s
+
+
+def _repeat(call: Callable[[Incident, np.random.Generator], Array], incident: Incident, batch: int,
+            seconds: float) -> list[float]:  # fmt: skip
+    """ms per shower of repeated calls with ``batch`` particles drawn from ``incident``."""
+    rng = np.random.default_rng(0)
+    parts = [incident[rng.integers(0, len(incident), batch)] for _ in range(50)]
+    began, times = time.perf_counter(), []
+    for part in parts[: 50 if batch == 1 else 2]:  # warm-up
+        call(part, rng)
+    while len(times) < 3 or (time.perf_counter() - began < seconds and len(times) < 10_000):
+        start = time.perf_counter()
+        call(parts[len(times) % len(parts)], rng)
+        times.append((time.perf_counter() - start) * 1e3 / batch)
+    return times
+
+
+def _peak_mb() -> float:
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return float("nan")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _geant4_cost(detector: str, incident: Incident, n: int) -> tuple[float, str]:
+    """CPU ms per shower of Geant4 for particles like these, and whether it was measured here."""
+    from .simulate.detectors import DETECTORS
+    from .simulate.geant4 import find_data
+
+    order = np.argsort(incident.energy, kind="stable")
+    chosen = incident[order[np.linspace(0, len(incident) - 1, min(n, len(incident))).round().astype(int)]]
+    try:
+        find_data()
+        if n < 1 or detector not in DETECTORS:
+            raise FileNotFoundError
+        return _in_process(_time_geant4, detector, chosen), "measured"
+    except FileNotFoundError:
+        return RECORDED_MS_PER_GEV * float(incident.energy.mean()) / 1e3, "recorded"
+
+
+def _time_geant4(detector: str, incident: Incident) -> float:
+    _pin()
+    from .simulate.detectors import find
+    from .simulate.geant4 import Geant4
+
+    simulator = Geant4(find(detector))
+    simulator.simulate(incident[:1], seed=0)  # builds the geometry and the tables
+    began = time.process_time()
+    simulator.simulate(incident, seed=1)
+    return (time.process_time() - began) * 1e3 / len(incident)
+
+
+callable_module(__name__)

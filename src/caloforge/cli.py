@@ -1,0 +1,299 @@
+"""The command line: eight verbs, each one public function with the same argument names."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from . import units
+
+if TYPE_CHECKING:
+    from .showers import Incident
+    from .simulate.gun import Gun
+
+Output = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
+Count = Annotated[int, arg(aliases=["-n"])]
+Energy = Annotated[str, arg(metavar="RANGE", help="kinetic energy with unit: 50GeV, or 1..100GeV")]
+Model = Annotated[str, arg(metavar="MODEL", help="model folder, or the name of a shipped model (calogan-eplus)")]
+
+
+def simulate(
+    detector: Positional[str],
+    /,
+    output: Output,
+    n: Count,
+    energy: Energy = "1..100GeV",
+    particle: str = "e+",
+    spectrum: Literal["uniform", "log-uniform"] = "uniform",
+    engine: Literal["geant4", "parametric"] = "geant4",
+    seed: int = 0,
+    workers: int = 1,
+    force: bool = False,
+) -> None:
+    """Make showers of a detector by full simulation (Geant4) or with the parametric simulator.
+
+    Args:
+        detector: name of a detector, such as calogan.
+        output: HDF5 file to write.
+        n: number of showers.
+        particle: name (e+, gamma, pi+) or PDG number.
+        spectrum: distribution of the energy.
+        engine: what simulates.
+        seed: the same seed gives the same showers, whatever the number of workers.
+        workers: processes.
+        force: replace an existing file.
+    """
+    from .progress import bar
+    from .simulate import produce
+
+    gun = _gun(particle, energy, spectrum)
+    words = ["caloforge", "simulate", detector, "--particle", particle, "--energy", energy, "--spectrum", spectrum]
+    command = shlex.join([*words, "--engine", engine, "-n", str(n), "--seed", str(seed)])
+    with bar(f"{engine} {detector} {particle}") as update:
+        produce(
+            _factory(engine, detector), gun, output, n=n, seed=seed, workers=workers, force=force, command=command,
+            progress=update,
+        )  # fmt: skip
+    print(f"{output}: {n} showers")
+
+
+def train(
+    data: Positional[str],
+    /,
+    output: Output,
+    recipe: Path | None = None,
+    steps: int | None = None,
+    seed: int | None = None,
+    threads: int = 0,
+    resume: bool = False,
+    force: bool = False,
+) -> None:
+    """Train a model on showers and write a run folder, which is a model folder.
+
+    Args:
+        data: HDF5 file of showers (caloforge or CaloGAN layout), or the name of a shipped sample.
+        output: run folder to write.
+        recipe: TOML file with [model], [preprocess] and [train]; without it the defaults.
+        steps: number of steps instead of the recipe's.
+        seed: seed instead of the recipe's.
+        threads: CPU threads, 0 for all cores.
+        resume: continue an interrupted run in the output folder.
+        force: replace an existing run folder.
+    """
+    from . import workflow
+
+    _threads(threads)
+    workflow.train(data, output, recipe=recipe, steps=steps, seed=seed, resume=resume, force=force)
+    print(f"{output}: trained model")
+
+
+def generate(
+    model: Positional[Model],
+    /,
+    output: Output,
+    like: str | None = None,
+    energy: Annotated[str | None, arg(metavar="RANGE")] = None,
+    n: Annotated[int | None, arg(aliases=["-n"])] = None,
+    spectrum: Literal["uniform", "log-uniform"] = "uniform",
+    seed: int = 0,
+    threads: int = 0,
+    force: bool = False,
+) -> None:
+    """Generate showers with a model, streamed to disk in constant memory.
+
+    Args:
+        output: HDF5 file to write.
+        like: take the incident particles of this file of showers.
+        energy: or draw their kinetic energy from this range with unit, at normal incidence on the centre.
+        n: number of showers; with --like the first n of the file.
+        spectrum: distribution of the energy.
+        seed: the same seed gives the same showers.
+        threads: CPU threads, 0 for all cores.
+        force: replace an existing file.
+    """
+    from . import hub, workflow
+    from .fastsim import FastSim
+
+    _threads(threads)
+    if (like is None) == (energy is None):
+        raise ValueError("got both or none of --like and --energy, expected one of them; give the incident particles once")
+    if n is not None and n < 1:
+        raise ValueError(f"got -n {n}, expected at least 1 shower; raise it")
+    fast = FastSim.load(hub.model(model))
+    if like is not None:
+        incident = workflow.incident_of(like)[: n or None]
+        command = ["caloforge", "generate", model, "--like", like, "--seed", str(seed)]
+    else:
+        if n is None:
+            raise ValueError("got --energy without -n, expected the number of showers; add -n N")
+        particle = str(fast.card.pdg[0])
+        incident = _gun(particle, energy or "", spectrum).sample(n, seed)
+        command = ["caloforge", "generate", model, "--energy", str(energy), "-n", str(n), "--seed", str(seed)]
+    workflow.generate(fast, incident, output, seed=seed, command=shlex.join(command), force=force)
+    print(f"{output}: {len(incident)} showers")
+
+
+def evaluate(
+    reference: Positional[str],
+    candidate: Positional[str],
+    /,
+    output: Output,
+    seed: int = 0,
+    repeats: int = 3,
+    threads: int = 0,
+    force: bool = False,
+) -> None:
+    """Judge candidate showers against reference (Geant4) showers: metrics.json and report.html.
+
+    Args:
+        reference: file of reference showers, or the name of a shipped sample.
+        candidate: file of candidate showers.
+        output: folder to write.
+        seed: seed of splits, classifiers and bootstrap.
+        repeats: trainings of each classifier.
+        threads: CPU threads, 0 for all cores.
+        force: replace an existing folder.
+    """
+    from . import workflow
+
+    _threads(threads)
+    report = workflow.evaluate(reference, candidate, output, seed=seed, repeats=repeats, force=force)
+    print(workflow.summary(report))
+    print(f"report: {output / 'report.html'}")
+
+
+def benchmark(
+    models: Positional[list[str]],
+    /,
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    like: str = "calogan-eplus-test",
+    n_geant4: int = 20,
+    seconds: float = 3.0,
+    force: bool = False,
+) -> None:
+    """Time models at batch 1 and 1000 on one thread, with PyTorch and ONNX Runtime, beside Geant4 on the same core.
+
+    Args:
+        models: model folders, or names of shipped models.
+        output: JSON file to write.
+        like: take the incident particles of this file of showers.
+        n_geant4: showers that Geant4 simulates for the comparison.
+        seconds: time for each measurement.
+        force: replace an existing file.
+    """
+    from . import benchmark as bench
+    from . import hub, io, workflow
+    from .progress import bar
+
+    if output:
+        io.require_absent(output, force)
+    with bar("benchmark", "timings") as update:
+        folders = [hub.model(m) for m in models]
+        rows = bench.benchmark(folders, workflow.incident_of(like), n_geant4=n_geant4, seconds=seconds, progress=update)
+    workflow.print_benchmark(rows)
+    if output:
+        bench.write_json(rows, output)
+
+
+def export(model: Positional[Model], /, output: Output, force: bool = False) -> None:
+    """Export a model as ONNX: noise and incident particles in, MeV out; checked against PyTorch by number.
+
+    Args:
+        output: ONNX file to write.
+        force: replace an existing file.
+    """
+    from . import hub
+    from .export import export as export_onnx
+    from .fastsim import FastSim
+
+    parity = export_onnx(FastSim.load(hub.model(model)), output, force=force)
+    print(f"{output}: layer energies equal PyTorch's to {parity.layer_energy:.1e} over {parity.n} showers")
+
+
+def show(path: Positional[str], /) -> None:
+    """Say what a file of showers, a model folder, an ONNX graph, a sample or a detector is.
+
+    Args:
+        path: file, folder, or a shipped name.
+    """
+    from . import workflow
+
+    workflow.show(path)
+
+
+def demo(output: Output = Path("demo-report"), train: bool = False, seed: int = 0, threads: int = 0) -> None:
+    """Generate showers for the shipped Geant4 test sample, judge and time them: no network, Geant4 or GPU needed.
+
+    Args:
+        output: folder for report.html, metrics.json and benchmark.json; replaced if it is an earlier demo's.
+        train: train a small model from the shipped sample first (about a quarter of an hour).
+        seed: seed of generation and evaluation.
+        threads: CPU threads, 0 for all cores.
+    """
+    from . import workflow
+
+    _threads(threads)
+    workflow.demo(output, train_first=train, seed=seed)
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    f.__name__: f for f in (simulate, train, generate, evaluate, benchmark, export, show, demo)
+}
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command line; returns the exit code: 0, 2 for errors of the user, 130 when interrupted."""
+    try:
+        if arguments == ["--version"]:
+            from ._version import __version__
+
+            print(f"caloforge {__version__}")
+            return 0
+        # Parsing builds one verb only: the help of all of them is a list of names.
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="caloforge", args=arguments, description=_ABOUT)
+    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError, FloatingPointError) as error:
+        print(f"caloforge: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            "caloforge: interrupted; finished chunks and checkpoints are kept: run the same command again to continue "
+            "(for train add --resume)",
+            file=sys.stderr,
+        )
+        return 130
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    return 0
+
+
+_ABOUT = "From Geant4 showers to a trained, judged and exported fast calorimeter simulation."
+
+
+def _gun(particle: str, energy: str, spectrum: str) -> "Gun":
+    from .simulate.gun import Distribution, Gun
+
+    low, high = units.parse_energy(energy)
+    return Gun(units.pdg_id(particle), Distribution("uniform" if spectrum == "uniform" else "log_uniform", low, high))
+
+
+def _factory(engine: str, detector: str) -> Callable[[], "object"]:
+    from functools import partial
+
+    from .simulate.detectors import find
+    from .simulate.engines import make
+
+    find(detector)  # an unknown name is said before any process starts
+    return partial(make, engine, detector)
+
+
+def _threads(n: int) -> None:
+    import torch
+
+    if n < 0:
+        raise ValueError(f"got --threads {n}, expected 0 (all cores) or more; raise it")
+    torch.set_num_threads(n or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -1,0 +1,218 @@
+"""FastSim: a fast simulation in physical units, built around a generator. The place where numpy meets torch.
+
+On disk it is a folder: card.json (what it is, for which particles, how it was made and scored) and
+weights.safetensors. Format 1.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from ._version import __version__
+from .geometry import Geometry
+from .models import MODELS, Generator, ModelConfig, Sizes, family_of
+from .preprocess import CONDITIONS, ConditionEncoder, PreprocessConfig, ShowerTransform
+from .showers import Incident, Showers
+from .simulate.gun import Gun
+
+FORMAT, VERSION = "caloforge-model", 1
+CHUNK = 1000
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a model is: family, configuration, geometry, valid range of incident particles, origin and scores.
+
+    valid: (low, high) of energy [MeV], theta, phi [rad], x, y [mm]; pdg: the particles it was made for.
+    """
+
+    family: str
+    config: dict[str, Any]
+    preprocess: dict[str, Any]
+    geometry: Geometry
+    valid: dict[str, tuple[float, float]]
+    pdg: tuple[int, ...]
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    licence: str = "BSD-3-Clause"
+
+    def to_dict(self) -> dict[str, Any]:
+        values = {k: v for k, v in asdict(self).items() if k != "geometry"}
+        head = {"format": FORMAT, "format_version": VERSION, "caloforge": __version__}
+        return head | values | {"geometry": self.geometry.to_dict(), "geometry_digest": self.geometry.digest()}
+
+
+class FastSim(nn.Module):
+    """Condition encoder + transform + generator + card; a Simulator like Geant4."""
+
+    def __init__(self, card: Card, encoder: ConditionEncoder, transform: ShowerTransform, generator: Generator) -> None:
+        super().__init__()
+        self.card, self.encoder, self.transform, self.generator = card, encoder, transform, generator
+
+    @staticmethod
+    def create(geometry: Geometry, config: ModelConfig, *, valid: Gun | Incident,
+               preprocess: PreprocessConfig | None = None, seed: int = 0) -> "FastSim":
+        """An untrained model. valid: the gun or the particles whose range it is made for; seed: initial weights."""  # fmt: skip
+        ranges, pdg = _valid_range(valid)
+        card = Card(
+            family_of(config), asdict(config), asdict(preprocess or PreprocessConfig()), geometry, ranges, pdg
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _assemble(card).eval()
+
+    @property
+    def geometry(self) -> Geometry:
+        return self.card.geometry
+
+    @property
+    def n_noise(self) -> int:
+        return self.generator.n_noise
+
+    def forward(self, z: Tensor, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Voxel energies [MeV] (N, V) from noise z (N, Z) and incident energy [MeV], angles [rad], position [mm], (N,)."""
+        features = self.generator.decode(z, self.encoder(energy, theta, phi, x, y))
+        return self.transform.inverse(features, energy)
+
+    def simulate(self, incident: Incident, *, seed: int) -> Showers:
+        """Showers of the given particles; the same seed gives the same showers."""
+        return Showers.concat(list(self.stream(incident, seed=seed)))
+
+    def stream(self, incident: Incident, *, seed: int, chunk: int = CHUNK) -> Iterator[Showers]:
+        """The same in parts of ``chunk`` showers, for constant memory."""
+        self.check(incident)
+        provenance = self.provenance() | {"seed": seed}
+        for k, start in enumerate(range(0, len(incident), chunk)):
+            part = incident[start : start + chunk]
+            z = self.noise(len(part), [seed, k])
+            with torch.inference_mode():
+                energy = self(z, *self._arguments(part)).cpu().numpy()
+            yield Showers(self.geometry, part, energy, None, provenance)
+
+    def noise(self, n: int, seed: int | list[int]) -> Tensor:
+        """Latent noise of n showers, (n, Z)."""
+        rng = np.random.default_rng(seed)
+        return torch.from_numpy(rng.standard_normal((n, self.n_noise), dtype=np.float32)).to(self._device())
+
+    def provenance(self) -> dict[str, Any]:
+        """What every file made with this model records."""
+        return {"engine": f"caloforge {__version__} {self.card.family}", "valid": self.card.valid}
+
+    def check(self, incident: Incident) -> None:
+        """Raise ValueError unless every particle lies in the valid range of the card."""
+        units = {"energy": "MeV", "theta": "rad", "phi": "rad", "x": "mm", "y": "mm"}
+        for name in CONDITIONS:
+            (low, high), values = self.card.valid[name], getattr(incident, name)
+            margin = 1e-6 * max(abs(low), abs(high))
+            outside = values[(values < low - margin) | (values > high + margin)]
+            if len(outside):
+                raise ValueError(
+                    f"got incident {name} {outside[0]:g} {units[name]}, expected {low:g}..{high:g} {units[name]}, the range "
+                    "this model was made for; choose particles in it or train on a wider sample"
+                )
+        unknown = set(np.unique(incident.pdg)) - set(self.card.pdg)
+        if unknown:
+            raise ValueError(
+                f"got particles with PDG {sorted(int(p) for p in unknown)}, expected {list(self.card.pdg)}; use a model "
+                "trained on them"
+            )
+
+    def fit_transform(self, showers: Showers, mirrors: Tensor | None = None) -> None:
+        """Set the statistics of the preprocessing from training showers."""
+        self.transform.fit(torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32), mirrors)
+
+    def encode(self, showers: Showers) -> tuple[Tensor, Tensor]:
+        """Features (N, L + V), -inf in empty voxels, and context (N, C)."""
+        energy = torch.tensor(showers.energy)
+        arguments = [torch.tensor(getattr(showers.incident, n), dtype=torch.float32) for n in CONDITIONS]
+        return self.transform(energy, arguments[0]), self.encoder(*arguments)
+
+    def _arguments(self, incident: Incident) -> list[Tensor]:
+        device = self._device()
+        return [torch.tensor(getattr(incident, n), dtype=torch.float32, device=device) for n in CONDITIONS]
+
+    def _device(self) -> torch.device:
+        return self.encoder.low.device
+
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write card.json and weights.safetensors into the folder; half: networks as float16, statistics as they are."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        if half:
+            state = {k: v.half() if k.startswith("generator.") and v.is_floating_point() else v for k, v in state.items()}
+        weights = save_tensors(state)
+        card = self.card.to_dict() | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+        for name, content in (("weights.safetensors", weights), ("card.json", json.dumps(card, indent=1).encode())):
+            temporary = folder / f".{name}.tmp"
+            temporary.write_bytes(content)
+            temporary.replace(folder / name)
+
+    @staticmethod
+    def load(folder: str | Path) -> "FastSim":
+        """The model in a folder; ValueError when a file is missing, changed or of a newer format."""
+        card, digest = read_card(folder)
+        weights = (Path(folder) / "weights.safetensors").read_bytes()
+        if hashlib.sha256(weights).hexdigest() != digest:
+            raise ValueError(f"got weights in {folder} that differ from their card, expected sha256 {digest}; copy it again")
+        fast = _assemble(card)
+        state = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_tensors(weights).items()}
+        fast.load_state_dict(state)
+        return fast.eval()
+
+    def with_card(self, **changes: Any) -> "FastSim":
+        """The same networks with fields of the card replaced."""
+        return FastSim(replace(self.card, **changes), self.encoder, self.transform, self.generator).eval()
+
+
+def read_card(folder: str | Path) -> tuple[Card, str]:
+    """Card of a model folder and the sha256 of its weights; needs no weights to be loaded."""
+    folder = Path(folder)
+    for name in ("card.json", "weights.safetensors"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"got {folder}, expected a model folder with {name}; check the name or train a model")
+    try:
+        data = json.loads((folder / "card.json").read_text())
+        if data.get("format") != FORMAT or data["format_version"] > VERSION:
+            raise ValueError(
+                f"got {folder}/card.json of format {data.get('format')} {data.get('format_version')}, expected {FORMAT} up to "
+                f"{VERSION}; update caloforge"
+            )
+        geometry = Geometry.from_json(json.dumps(data["geometry"]))
+        digest = data["weights_sha256"]
+        valid = {k: (float(v[0]), float(v[1])) for k, v in data["valid"].items()}
+        card = Card(
+            data["family"], data["config"], data["preprocess"], geometry, valid, tuple(data["pdg"]), data["training"],
+            data["scores"], data["licence"],
+        )  # fmt: skip
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"got {folder}/card.json, expected a model card ({error!r}); copy the model again") from None
+    if geometry.digest() != data["geometry_digest"]:
+        raise ValueError(f"got {folder}/card.json, whose geometry does not match its digest; copy the model again")
+    return card, digest
+
+
+def _assemble(card: Card) -> FastSim:
+    if card.family not in MODELS:
+        raise ValueError(f"got model family {card.family!r}, expected one of {', '.join(MODELS)}; update caloforge")
+    kind, model = MODELS[card.family]
+    encoder = ConditionEncoder(card.valid)
+    sizes = Sizes(card.geometry.n_layers, card.geometry.n_voxels, encoder.n_conditions)
+    transform = ShowerTransform(card.geometry, PreprocessConfig(**card.preprocess))
+    return FastSim(card, encoder, transform, model(kind(**card.config), sizes))
+
+
+def _valid_range(valid: Gun | Incident) -> tuple[dict[str, tuple[float, float]], tuple[int, ...]]:
+    if isinstance(valid, Gun):
+        return {n: (getattr(valid, n).low, getattr(valid, n).high) for n in CONDITIONS}, (valid.pdg,)
+    ranges = {n: (float(getattr(valid, n).min()), float(getattr(valid, n).max())) for n in CONDITIONS}
+    return ranges, tuple(int(p) for p in np.unique(valid.pdg))

@@ -1,0 +1,19 @@
+"""Samples and models shipped with the package, by name."""
+
+from pathlib import Path
+
+DATA = Path(__file__).parent / "data"
+MODEL_NAMES = ("calogan-eplus", "calogan-eplus-vae")
+SAMPLE_NAMES = ("calogan-eplus-train", "calogan-eplus-test")
+
+
+def model(name: str) -> Path:
+    """Folder of a model: a path to one, or the name of a shipped one."""
+    shipped = DATA / "models" / name
+    return shipped if name in MODEL_NAMES and not Path(name).exists() else Path(name)
+
+
+def sample(name: str) -> Path:
+    """File of a sample: a path to one, or the name of a shipped one."""
+    shipped = DATA / "samples" / f"{name}.h5"
+    return shipped if name in SAMPLE_NAMES and not Path(name).exists() else Path(name)

@@ -1,0 +1,23 @@
+"""Every model family, by name: a new one is a file, a row here, and a recipe."""
+
+from .base import Generator, Objective, Sizes
+from .flow_matching import FlowMatching, FlowMatchingConfig
+from .vae import VAE, VAEConfig
+
+ModelConfig = FlowMatchingConfig | VAEConfig
+
+MODELS: dict[str, tuple[type, type[Generator]]] = {
+    "flow_matching": (FlowMatchingConfig, FlowMatching),
+    "vae": (VAEConfig, VAE),
+}
+
+__all__ = ["MODELS", "Generator", "ModelConfig", "Objective", "Sizes", "family_of"]
+
+
+def family_of(config: ModelConfig) -> str:
+    """Name in MODELS of a model configuration."""
+    for name, (kind, _) in MODELS.items():
+        if isinstance(config, kind):
+            return name
+    known = ", ".join(kind.__name__ for kind, _ in MODELS.values())
+    raise ValueError(f"got a model configuration {type(config).__name__}, expected one of {known}; use one of them")

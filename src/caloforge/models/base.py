@@ -1,0 +1,110 @@
+"""What a model is: a deterministic map of noise, and the losses that train it.
+
+Notation in all models: x features [u, v] (N, L + V), c context (N, C), z latent noise (N, Z) ~ N(0, 1).
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import zuko
+from torch import Tensor, nn
+
+Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Numbers that the data set a model's layers: L layers, V voxels, C conditions."""
+
+    n_layers: int
+    n_voxels: int
+    n_conditions: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One loss and the parameters it trains, taken every ``every`` steps; a GAN has two of them."""
+
+    name: str
+    parameters: list[nn.Parameter]
+    loss: Loss
+    every: int = 1
+
+
+class Generator(nn.Module, ABC):
+    """Base class of all models. Subclasses set ``n_noise`` (Z) and write ``objectives`` and ``decode``."""
+
+    n_noise: int
+
+    @abstractmethod
+    def objectives(self) -> Iterator[Objective]:
+        """The losses to minimise, each with its own parameters."""
+
+    @abstractmethod
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """Noise (N, Z) and context (N, C) -> features (N, L + V); the same input gives the same output."""
+
+    def loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Sum of all objectives, a scalar."""
+        return torch.stack([objective.loss(x, c, generator) for objective in self.objectives()]).sum()
+
+
+def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
+
+
+class EnergyFlow(nn.Module):
+    """p(u | c): a neural spline flow on the L layer fractions (Durkan et al. 2019, 1906.04032), coupling where L > 1.
+
+    It computes in float64: u spans many orders of magnitude in energy, and L numbers cost little.
+    """
+
+    def __init__(self, n_layers: int, n_conditions: int, hidden: int = 64, transforms: int = 4, bins: int = 8) -> None:
+        super().__init__()
+        passes = 2 if n_layers > 1 else None
+        self.flow = zuko.flows.NSF(
+            n_layers, n_conditions, bins=bins, transforms=transforms, passes=passes, hidden_features=(hidden, hidden)
+        ).double()
+
+    def loss(self, u: Tensor, c: Tensor) -> Tensor:
+        """Mean negative log-likelihood per layer: u (N, L), c (N, C)."""
+        with torch.autocast(u.device.type, enabled=False):
+            return -self.flow(c.double()).log_prob(u.double()).mean() / u.shape[1]
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        """z (N, L) -> u (N, L)."""
+        return self.flow(c.double()).transform.inv(z.double()).to(z.dtype)
+
+
+class ResidualMLP(nn.Module):
+    """MLP with ``depth`` residual blocks of ``width``, each scaled and shifted by the context (FiLM / adaLN).
+
+    One modulation is shared by all blocks, with an offset per block (PixArt style). The last layer starts at zero.
+    """
+
+    def __init__(self, n_in: int, n_context: int, n_out: int, width: int, depth: int) -> None:
+        super().__init__()
+        n = width // 2
+        self.enter = nn.Linear(n_in, width)
+        self.context = nn.Sequential(nn.Linear(n_context, n), nn.SiLU(), nn.Linear(n, n), nn.SiLU())
+        self.modulate = nn.Linear(n, 2 * width)
+        self.offsets = nn.Parameter(torch.zeros(depth, 2 * width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(depth + 1))
+        self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.leave = nn.Linear(width, n_out)
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """x (N, n_in), context (N, n_context) -> (N, n_out)."""
+        modulation = self.modulate(self.context(context))
+        h = self.enter(x)
+        for k, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            # One dtype throughout: under autocast a float32 offset would turn the whole block back to float32.
+            scale, shift = (modulation + self.offsets[k].to(modulation.dtype)).chunk(2, dim=1)
+            y = torch.addcmul(shift, self.norms[k](h).to(h.dtype), 1 + scale)
+            h = h + down(nn.functional.silu(up(y)))
+        return self.leave(self.norms[-1](h))

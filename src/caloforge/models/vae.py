@@ -1,0 +1,73 @@
+"""Conditional VAE whose decoder samples every voxel (VAE-R).
+
+A decoder that returns one mean per voxel puts all showers on a thin surface, which a classifier sees at once. Here it
+returns mean and width of a normal distribution per Gaussianised voxel and draws from it; a draw below the voxel's
+threshold is an empty voxel, so the widths also carry the probability of being hit (Kingma & Welling 2013, 1312.6114).
+With y the latents (N, K) and a standard normal prior, the loss is
+
+    -ln p(v | y, u, c) + beta KL(q(y | v, u, c) || N(0, 1))
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .base import EnergyFlow, Generator, Objective, ResidualMLP, Sizes, randn_like
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """n_latent: K; width, depth: residual blocks of encoder and decoder; beta: weight of the KL term."""
+
+    n_latent: int = 32
+    width: int = 320
+    depth: int = 2
+    beta: float = 1.0
+    energy_hidden: int = 64
+    energy_transforms: int = 3
+
+
+class VAE(Generator):
+    """Energy flow p(u | c), encoder q(y | v, u, c), decoder p(v | y, u, c)."""
+
+    def __init__(self, config: VAEConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.config, self.sizes = config, sizes
+        self.n_noise = sizes.n_layers + config.n_latent + sizes.n_voxels
+        n_given = sizes.n_conditions + sizes.n_layers
+        self.energy = EnergyFlow(sizes.n_layers, sizes.n_conditions, config.energy_hidden, config.energy_transforms)
+        self.encoder = ResidualMLP(sizes.n_voxels, n_given, 2 * config.n_latent, config.width, config.depth)
+        self.decoder = ResidualMLP(config.n_latent, n_given, 2 * sizes.n_voxels, config.width, config.depth)
+
+    def objectives(self) -> Iterator[Objective]:
+        shape = [*self.encoder.parameters(), *self.decoder.parameters()]
+        yield Objective("energy", list(self.energy.parameters()), self._energy_loss)
+        yield Objective("shape", shape, self._shape_loss)
+
+    def _energy_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        return self.energy.loss(x[:, : self.sizes.n_layers], c)
+
+    def _shape_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Negative ELBO per voxel, up to a constant."""
+        u, v = x[:, : self.sizes.n_layers], x[:, self.sizes.n_layers :]
+        given = torch.cat([c, u], dim=1)
+        mean, log_width = _normal(self.encoder(v, given))
+        y = mean + log_width.exp() * randn_like(mean, generator)
+        kl = (0.5 * (mean.square() + torch.exp(2 * log_width) - 1) - log_width).sum(1)
+        mean_v, log_width_v = _normal(self.decoder(y, given))
+        nll = (0.5 * ((v - mean_v) * torch.exp(-log_width_v)).square() + log_width_v).sum(1)
+        return (nll + self.config.beta * kl).mean() / self.sizes.n_voxels
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        n_u, n_y = self.sizes.n_layers, self.config.n_latent
+        u = self.energy.decode(z[:, :n_u], c)
+        mean, log_width = _normal(self.decoder(z[:, n_u : n_u + n_y], torch.cat([c, u], dim=1)))
+        return torch.cat([u, mean + log_width.exp() * z[:, n_u + n_y :]], dim=1)
+
+
+def _normal(output: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and ln(width) from the two halves of a network's output; ln(width) stays within -3.5..3.5, smoothly."""
+    mean, log_width = output.float().chunk(2, dim=1)
+    return mean, 3.5 * nn.functional.softsign(log_width / 3.5)

@@ -1,0 +1,241 @@
+"""One training loop for every model family.
+
+All randomness of step k comes from (seed, k): a resumed run continues bit for bit. A run folder holds recipe.toml,
+log.jsonl (one JSON object per log step), last.pt (checkpoint), and at the end the model itself.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from .fastsim import FastSim
+from .models import Objective
+from .preprocess import mirrors
+from .showers import Showers
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One default per number.
+
+    steps of ``batch`` showers; lr: peak rate of AdamW after ``warmup`` steps, then cosine to 0; ema: decay of the
+    weight average that becomes the model; clip: gradient norm; bf16: autocast; mirror: augment with the mirror images
+    of a planar detector hit in its centre; validation: fraction of the showers kept out of training; log_every and
+    checkpoint_every in steps.
+    """
+
+    steps: int = 20_000
+    batch: int = 1024
+    lr: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: int = 500
+    ema: float = 0.999
+    clip: float = 1.0
+    bf16: bool = True
+    mirror: bool = False
+    validation: float = 0.05
+    log_every: int = 250
+    checkpoint_every: int = 2_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or self.log_every < 1 or self.checkpoint_every < 1:
+            raise ValueError(f"got {self}, expected steps, batch, log_every and checkpoint_every >= 1; raise them")
+        if not (0 <= self.validation < 1 and 0 <= self.ema < 1 and self.lr > 0 and self.clip > 0):
+            raise ValueError(f"got {self}, expected 0 <= validation, ema < 1 and lr, clip > 0; correct them")
+
+
+@dataclass(frozen=True)
+class _Data:
+    """Encoded showers x (N, L + V), context c (N, C), and the voxel permutations that augment them (S, L + V)."""
+
+    x: Tensor
+    c: Tensor
+    mirrors: Tensor
+
+
+def fit(fast: FastSim, showers: Showers, config: TrainConfig, *, folder: str | Path | None = None,
+        resume: bool = False, progress: Progress | None = None) -> None:
+    """Train ``fast`` on the showers, in place; afterwards it holds the averaged weights.
+
+    folder: an existing run folder for log.jsonl and last.pt; resume: continue from its last.pt. Raises
+    FloatingPointError, naming objective and step, when a loss is not finite.
+    """  # fmt: skip
+    fast.geometry.require_same(showers.geometry, "training showers")
+    train, validation = _prepare(fast, showers, config)
+    generator = fast.generator
+    objectives = list(generator.objectives())
+    optimisers = [_optimiser(o, config) for o in objectives]
+    average = AveragedModel(generator, multi_avg_fn=_ema(config))
+    state = _State(generator, average, optimisers, Path(folder) / "last.pt" if folder else None, asdict(config))
+    start = state.load() if resume else 0
+    generator.train()
+    started, began = time.monotonic(), start
+    for step in range(start, config.steps):
+        losses = _step(step, config, fast, objectives, optimisers, train)
+        average.update_parameters(generator)
+        done = step + 1
+        if done % config.log_every == 0 or done == config.steps:
+            rate = (done - began) * config.batch / (time.monotonic() - started)
+            row: dict[str, Any] = {"step": done, "lr": _rate(step, config), "showers_per_s": round(rate)}
+            row |= {f"loss/{k}": v for k, v in losses.items()} | _validate(average.module, fast, validation, config)
+            _log(folder, row)
+            if progress:
+                progress(done, config.steps, "  ".join(f"{k} {v:.4f}" for k, v in row.items() if "/" in k))
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            state.save(done)
+    generator.load_state_dict(average.module.state_dict())
+    generator.eval()
+
+
+def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Data, _Data | None]:
+    """Fit the transform on the training part and encode both parts."""
+    n = len(showers)
+    n_validation = int(config.validation * n)
+    if n - n_validation < 2:
+        raise ValueError(f"got {n} showers with validation {config.validation}, expected at least 2 to train on; add some")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).numpy()
+    kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
+    flips = torch.from_numpy(mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1])
+    incident = showers.incident
+    if config.mirror and max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) > 0:
+        raise ValueError("got train.mirror with inclined or displaced particles, expected theta = x = y = 0; turn it off")
+    fast.check(incident)
+    fast.fit_transform(kept, flips)
+    layers = torch.arange(fast.geometry.n_layers)
+    both = torch.cat([layers.repeat(len(flips), 1), flips + len(layers)], dim=1)
+    data = [_Data(*fast.encode(part), both) for part in (kept, held) if len(part)]
+    return data[0], data[1] if len(data) > 1 else None
+
+
+def _optimiser(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        objective.parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
+    )
+
+
+def _ema(config: TrainConfig) -> Callable[..., None]:
+    """Exponential average whose memory grows with the number of updates up to 1 / (1 - ema)."""
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], currents: list[Tensor], n_averaged: Tensor) -> None:
+        n = float(n_averaged)
+        decay = min(config.ema, (1 + n) / (10 + n))
+        torch._foreach_lerp_(averages, currents, 1 - decay)
+
+    return update
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    """Learning rate of a step: linear warm-up, then cosine to 0."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    part = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * part))
+
+
+def _batch(data: _Data, fast: FastSim, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """n random showers: features with fresh dequantisation noise and a random mirror image, and context."""
+    index = torch.randint(len(data.x), (n,), generator=generator)
+    x = data.x[index]
+    if len(data.mirrors) > 1:
+        x = x.gather(1, data.mirrors[torch.randint(len(data.mirrors), (n,), generator=generator)])
+    uniform = torch.rand(n, fast.geometry.n_voxels, generator=generator)
+    device = next(fast.generator.parameters()).device
+    return fast.transform.dequantise(x, uniform).to(device), data.c[index].to(device)
+
+
+def _step(step: int, config: TrainConfig, fast: FastSim, objectives: list[Objective],
+          optimisers: list[torch.optim.Optimizer], data: _Data) -> dict[str, float]:  # fmt: skip
+    """One update of every objective that is due; returns their losses."""
+    random = torch.Generator().manual_seed(_seed(config.seed, step))
+    x, c = _batch(data, fast, config.batch, random)
+    losses = {}
+    for objective, optimiser in zip(objectives, optimisers, strict=True):
+        if step % objective.every:
+            continue
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+            loss = objective.loss(x, c, random)
+        losses[objective.name] = float(loss.detach())
+        if not math.isfinite(losses[objective.name]):
+            raise FloatingPointError(
+                f"got a loss of {losses[objective.name]} for objective {objective.name!r} at step {step}, expected a finite "
+                "number; lower train.lr, or set train.bf16 = false"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(objective.parameters, config.clip)
+        for group in optimiser.param_groups:
+            group["lr"] = _rate(step, config)
+        optimiser.step()
+    return losses
+
+
+def _seed(seed: int, step: int) -> int:
+    return (seed * 1_000_003 + step) * 2_654_435_761 % (2**63)
+
+
+@torch.no_grad()
+def _validate(model: nn.Module, fast: FastSim, data: _Data | None, config: TrainConfig) -> dict[str, float]:
+    """Losses of the averaged weights on the held-out showers, with the same noise every time."""
+    if data is None:
+        return {}
+    random = torch.Generator().manual_seed(config.seed)
+    x, c = _batch(data, fast, min(4096, 4 * len(data.x)), random)
+    model.eval()
+    with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+        return {f"validation/{o.name}": float(o.loss(x, c, random)) for o in model.objectives()}  # type: ignore[operator]
+
+
+def _log(folder: str | Path | None, row: dict[str, Any]) -> None:
+    if folder:
+        with open(Path(folder) / "log.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+
+
+@dataclass(frozen=True)
+class _State:
+    """Everything that changes while training, saved to and loaded from last.pt."""
+
+    generator: nn.Module
+    average: AveragedModel
+    optimisers: list[torch.optim.Optimizer]
+    path: Path | None
+    config: dict[str, Any]
+
+    def save(self, step: int) -> None:
+        if self.path is None:
+            return
+        state = {"step": step, "config": self.config, "generator": self.generator.state_dict()}
+        state |= {"average": self.average.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
+        temporary = self.path.with_suffix(".tmp")
+        torch.save(state, temporary)
+        temporary.replace(self.path)
+
+    def load(self) -> int:
+        """Restore the state; returns the number of steps done."""
+        if self.path is None or not self.path.exists():
+            raise FileNotFoundError(f"got nothing to resume, expected {self.path}; train without --resume")
+        state = torch.load(self.path, weights_only=True)
+        changed = [key for key, value in self.config.items() if state["config"].get(key) != value]
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"got train.{key} = {self.config[key]} to resume a run with {state['config'].get(key)}, expected the same "
+                "recipe; keep it or start a new run"
+            )
+        self.generator.load_state_dict(state["generator"])
+        self.average.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        return int(state["step"])

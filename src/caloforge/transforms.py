@@ -1,0 +1,142 @@
+"""Invertible maps between energies and features: forward and inverse side by side, statistics as buffers.
+
+N showers, V voxels, L layers. The layer fractions are those of CaloFlow (Krause & Shih 2021, 2106.05285):
+
+    u_0 = E_tot / (c E_inc),    u_l = E_{l-1} / sum_{k >= l-1} E_k   (l = 1 .. L-1)
+
+and every voxel is taken relative to the energy of its layer.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .geometry import Geometry
+
+
+class LayerFractions(nn.Module):
+    """Voxel energies [MeV] <-> logit(u), (N, L), and w = ln(e / E_layer), (N, V), with w = -inf in empty voxels.
+
+    threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1.
+    Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1].
+    """
+
+    layer_index: Tensor
+    ceiling: Tensor
+
+    def __init__(self, geometry: Geometry, threshold: float) -> None:
+        super().__init__()
+        self.threshold, self.n_layers = threshold, geometry.n_layers
+        self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()))
+        self.register_buffer("ceiling", torch.ones(()))
+
+    def fit(self, energy: Tensor, incident: Tensor) -> None:
+        """Set c from the largest response seen: energy (N, V), incident (N,), in MeV."""
+        self.ceiling = (1.02 * (energy.sum(1) / incident).max()).to(torch.float32)
+
+    def layer_sums(self, values: Tensor) -> Tensor:
+        """Sum over the voxels of each layer: (N, V) -> (N, L)."""
+        return values.new_zeros(values.shape[0], self.n_layers).index_add_(1, self.layer_index, values)
+
+    def forward(self, energy: Tensor, incident: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
+        energy = torch.where(energy < self.threshold, 0.0, energy)
+        layers = self.layer_sums(energy)
+        w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
+        layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
+        rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
+        total = rest[:, 0]
+        top = (self.ceiling * incident - total).clamp_min(1e-6 * total)
+        # logit(u_l) = ln E_{l-1} - ln sum_{k >= l} E_k: as a difference of logarithms it keeps tiny layers exact.
+        logits = torch.cat([torch.log(total / top)[:, None], torch.log(layers[:, :-1] / rest[:, 1:])], dim=1)
+        return logits, w
+
+    def inverse(self, logits: Tensor, w: Tensor, incident: Tensor) -> Tensor:
+        """Voxel energies [MeV], (N, V); each layer sums to the energy that ``logits`` give it."""
+        layers = self.layer_energies(logits, incident).to(w.dtype)
+        weight = torch.exp(w)
+        energy = weight * (layers / self.layer_sums(weight).clamp_min(1e-20))[:, self.layer_index]
+        energy = torch.where(energy < self.threshold, 0.0, energy)
+        return energy * (layers / self.layer_sums(energy).clamp_min(1e-20))[:, self.layer_index]
+
+    def layer_maxima(self, values: Tensor) -> Tensor:
+        """Largest value of each layer: (N, V) -> (N, L)."""
+        lowest = values.new_full((values.shape[0], self.n_layers), -1e30)
+        return lowest.scatter_reduce(1, self.layer_index.expand(values.shape), values, "amax")
+
+    def layer_energies(self, logits: Tensor, incident: Tensor) -> Tensor:
+        """Layer energies [MeV], (N, L); below the threshold they are 0. Best with float64 logits."""
+        log_keep = nn.functional.logsigmoid(logits)  # ln u_l
+        log_pass = nn.functional.logsigmoid(-logits)[:, 1:].cumsum(1)  # ln prod (1 - u_k)
+        total = torch.log(self.ceiling * incident).to(logits.dtype)[:, None] + log_keep[:, :1]
+        before = torch.cat([torch.zeros_like(total), log_pass], dim=1)  # energy left in front of layer l
+        own = torch.cat([log_keep[:, 1:], torch.zeros_like(total)], dim=1)  # the last layer keeps all that is left
+        layers = torch.exp(total + before + own)
+        return torch.where(layers < self.threshold, 0.0, layers)
+
+
+class Gaussianize(nn.Module):
+    """Each feature mapped to a standard normal by its own quantiles; empty entries fill the lowest quantiles.
+
+    Feature v is empty (-inf) with probability p_v. With F_v the distribution of its other values and Phi the normal
+    one, x = Phi^-1(p_v + (1 - p_v) F_v(w)) where it is not empty and x = Phi^-1(p_v U), U uniform in (0, 1), where it
+    is: dequantisation below the threshold b_v = Phi^-1(p_v). The inverse is a table of K values on a regular grid
+    from b_v to x_max, read with linear interpolation; x < b_v is empty again.
+    """
+
+    border: Tensor
+    table: Tensor
+
+    X_MAX = 4.5
+
+    def __init__(self, n_features: int, n_knots: int = 65) -> None:
+        super().__init__()
+        self.n_knots = n_knots
+        self.register_buffer("border", torch.full((n_features,), -self.X_MAX))
+        self.register_buffer("table", torch.linspace(-self.X_MAX, self.X_MAX, n_knots).repeat(n_features, 1))
+
+    def fit(self, w: Tensor) -> None:
+        """Set the tables from values w (N, F), -inf where empty."""
+        normal = torch.distributions.Normal(0.0, 1.0)
+        for v in range(w.shape[1]):
+            full = w[:, v][torch.isfinite(w[:, v])].double()
+            if len(full) == 0:  # never filled: always empty
+                self.border[v], self.table[v] = 2 * self.X_MAX, 0.0
+                continue
+            p = 1 - len(full) / len(w)
+            border = float(normal.icdf(torch.tensor(p)).clamp(-self.X_MAX, self.X_MAX - 0.5))
+            grid = torch.linspace(border, self.X_MAX, self.n_knots, dtype=torch.float64)
+            rank = ((normal.cdf(grid) - p) / (1 - p)).clamp(0, 1)
+            values = torch.from_numpy(np.quantile(full.numpy(), rank.numpy()))
+            values += 1e-6 * torch.arange(self.n_knots)  # strictly rising, so that the forward map exists
+            self.border[v], self.table[v] = border, values.float()
+
+    def _step(self) -> Tensor:
+        return (self.X_MAX - self.border).clamp_min(1e-3) / (self.n_knots - 1)
+
+    def forward(self, w: Tensor) -> Tensor:
+        """w (N, F) -> x (N, F); empty entries stay -inf, ``dequantise`` fills them."""
+        columns = w.T.contiguous()
+        right = torch.searchsorted(self.table, columns).clamp(1, self.n_knots - 1)
+        low, high = self.table.gather(1, right - 1), self.table.gather(1, right)
+        place = right - 1 + ((columns - low) / (high - low)).clamp(0, 1)
+        x = (self.border[:, None] + self._step()[:, None] * place).T
+        return torch.where(torch.isfinite(w), x, w)
+
+    def dequantise(self, x: Tensor, uniform: Tensor) -> Tensor:
+        """Replace -inf by a draw from the normal distribution below the border; uniform (N, F) in [0, 1)."""
+        p = torch.special.ndtr(self.border)
+        below = torch.special.ndtri((p * uniform).clamp_min(1e-6))
+        return torch.where(torch.isinf(x), below, x)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        """x (N, F) -> w (N, F), -inf where x is below the border."""
+        return torch.where(x < self.border, -torch.inf, self.read(x))
+
+    def read(self, x: Tensor) -> Tensor:
+        """The table at x (N, F); below the border its lowest value."""
+        place = ((x - self.border) / self._step()).clamp_min(0.0).clamp_max(self.n_knots - 1 - 1e-4)
+        left = place.floor()
+        index = left.long() + torch.arange(x.shape[1], device=x.device) * self.n_knots
+        flat = self.table.reshape(-1)
+        low, high = flat[index], flat[index + 1]
+        return low + (place - left) * (high - low)

@@ -73,7 +73,7 @@ def test_scaled_inputs_are_white_and_constants_vanish():
     rng = np.random.default_rng(8)
     x = rng.normal(size=(400, 4)) @ rng.normal(size=(4, 4)) + 5
     x = np.concatenate([x, np.full((400, 1), 3.0), x[:, :1] + x[:, 1:2]], axis=1)
-    z = classifier.scaler(x)(x)
+    z = classifier.scaler(x, True)(x)
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=1e-5)
     covariance = np.cov(z.T, bias=True)
     np.testing.assert_allclose(covariance, np.diag(np.diag(covariance)), atol=1e-3)
@@ -82,8 +82,10 @@ def test_scaled_inputs_are_white_and_constants_vanish():
 
 def test_few_training_showers_are_standardised_only():
     x = np.random.default_rng(9).normal(2, 3, size=(15, 4))
-    assert not classifier.is_whitened(15, 4)
-    np.testing.assert_allclose(classifier.scaler(x)(x), (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-5)
+    assert not classifier.can_whiten(12, 4)
+    assert classifier.can_whiten(14, 4)
+    assert not classifier.can_whiten(10**6, 5000)
+    np.testing.assert_allclose(classifier.scaler(x, False)(x), (x - x.mean(axis=0)) / x.std(axis=0), rtol=1e-5)
 
 
 def test_a_small_shift_of_a_sharp_sum_is_found():

@@ -53,7 +53,7 @@ def test_the_spread_of_the_energy_falls_with_its_root() -> None:
 
 def test_the_mean_depth_is_that_of_the_gamma_distribution() -> None:
     ln_y = np.log(2e4 / BLOCK.critical)
-    alpha, peak = 0.21 + (0.492 + 2.38 / BLOCK.zeff) * ln_y, ln_y - 0.858  # average profile, eqs. 11 and 12
+    alpha, peak = 0.21 + (0.492 + 2.38 / BLOCK.zeff) * ln_y, ln_y - 0.858  # average profile
     depth = mean_depth(Parametric(BLOCK).simulate(electrons(2e4, 400), seed=0)) / BLOCK.x0
     assert depth.mean() == pytest.approx(peak * alpha / (alpha - 1), rel=0.03)
 

@@ -42,6 +42,14 @@ class Interrupted:
         return self.inner.simulate(incident, seed=seed)
 
 
+class Slow(Interrupted):
+    """A simulator that takes a while for each chunk, to be killed in between."""
+
+    def simulate(self, incident: Incident, *, seed: int) -> Showers:
+        time.sleep(0.3)
+        return self.inner.simulate(incident, seed=seed)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The file of an uninterrupted production."""
@@ -79,21 +87,21 @@ def test_the_number_of_workers_does_not_matter(tmp_path: Path, whole: bytes) -> 
 def test_a_killed_production_continues_to_the_same_file(tmp_path: Path, whole: bytes) -> None:
     script = ("from test_simulate import *\n"
               "if __name__ == '__main__':\n"
-              f"    produce(FACTORY, GUN, {str(tmp_path / 'a.h5')!r}, n=N, seed=3, command='test')\n")  # fmt: skip
+              f"    produce(Slow, GUN, {str(tmp_path / 'a.h5')!r}, n=N, seed=3, command='test')\n")  # fmt: skip
     (tmp_path / "run.py").write_text(script)
     here = Path(__file__).parent
     paths = os.pathsep.join([str(here), str(here.parent / "src")])
     run = subprocess.Popen([sys.executable, tmp_path / "run.py"], env=os.environ | {"PYTHONPATH": paths},
                            start_new_session=True)  # fmt: skip
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("a.h5.parts/chunk-*.h5")) and not (tmp_path / "a.h5").exists():
+    while not list(tmp_path.glob("a.h5.parts/chunk-*.h5")):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
     (tmp_path / "run.py").unlink()
-    if not (tmp_path / "a.h5").exists():
-        produce(FACTORY, GUN, tmp_path / "a.h5", n=N, seed=3, command="test")
+    assert os.listdir(tmp_path) == ["a.h5.parts"]
+    produce(FACTORY, GUN, tmp_path / "a.h5", n=N, seed=3, command="test")
     assert (tmp_path / "a.h5").read_bytes() == whole
 
 
@@ -124,7 +132,7 @@ def test_chunks_are_independent_and_a_longer_sample_starts_alike() -> None:
 
 
 def test_the_medium_of_calogan_follows_from_its_materials() -> None:
-    # PDG: X0 [mm], density [g/cm3], Z, critical energy [MeV]; mixture rules of hep-ex/0001020, eqs. 1-4.
+    # PDG: X0 [mm], density [g/cm3], Z, critical energy [MeV]; mixture rules of hep-ex/0001020.
     lead, argon = (5.612, 11.35, 82, 7.43, 2.0), (140.0, 1.396, 18, 32.84, 4.0)
     share = np.array([thick / x0 for x0, *_, thick in (lead, argon)])
     mass = np.array([density * thick for _, density, *_, thick in (lead, argon)])

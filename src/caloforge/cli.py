@@ -259,6 +259,9 @@ def run(arguments: list[str]) -> int:
     except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError, FloatingPointError) as error:
         print(f"caloforge: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(
             "caloforge: interrupted; finished chunks and checkpoints are kept: run the same command again to continue "

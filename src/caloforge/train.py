@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,8 @@ class TrainConfig:
 
     steps of ``batch`` showers; lr: peak rate of AdamW after ``warmup`` steps, then cosine to 0; ema: decay of the
     weight average that becomes the model; clip: gradient norm; bf16: autocast; mirror: augment with the mirror images
-    of a planar detector hit in its centre; validation: fraction of the showers kept out of training; log_every and
+    of a planar detector hit in its centre; validation: fraction of the showers kept out of training; keep: each objective's
+    averaged weights from its best validation loss ("best": early stopping) or from the end ("last"); log_every and
     checkpoint_every in steps.
     """
 
@@ -44,6 +45,7 @@ class TrainConfig:
     bf16: bool = True
     mirror: bool = False
     validation: float = 0.05
+    keep: Literal["best", "last"] = "best"
     log_every: int = 250
     checkpoint_every: int = 2_000
     seed: int = 0
@@ -77,7 +79,8 @@ def fit(fast: FastSim, showers: Showers, config: TrainConfig, *, folder: str | P
     objectives = list(generator.objectives())
     optimisers = [_optimiser(o, config) for o in objectives]
     average = AveragedModel(generator, multi_avg_fn=_ema(config))
-    state = _State(generator, average, optimisers, Path(folder) / "last.pt" if folder else None, asdict(config))
+    best = _Best(objectives, generator)
+    state = _State(generator, average, optimisers, best, Path(folder) / "last.pt" if folder else None, asdict(config))
     start = state.load() if resume else 0
     generator.train()
     started, began = time.monotonic(), start
@@ -88,13 +91,17 @@ def fit(fast: FastSim, showers: Showers, config: TrainConfig, *, folder: str | P
         if done % config.log_every == 0 or done == config.steps:
             rate = (done - began) * config.batch / (time.monotonic() - started)
             row: dict[str, Any] = {"step": done, "lr": _rate(step, config), "showers_per_s": round(rate)}
-            row |= {f"loss/{k}": v for k, v in losses.items()} | _validate(average.module, fast, validation, config)
+            held = _validate(average.module, fast, validation, config)
+            row |= {f"loss/{k}": v for k, v in losses.items()} | {f"validation/{k}": v for k, v in held.items()}
+            if config.keep == "best":
+                best.update(held, average.module, done)
             _log(folder, row)
             if progress:
                 progress(done, config.steps, "  ".join(f"{k} {v:.4f}" for k, v in row.items() if "/" in k))
         if done % config.checkpoint_every == 0 or done == config.steps:
             state.save(done)
     generator.load_state_dict(average.module.state_dict())
+    best.restore(generator)
     generator.eval()
 
 
@@ -194,13 +201,38 @@ def _validate(model: nn.Module, fast: FastSim, data: _Data | None, config: Train
     x, c = _batch(data, fast, min(4096, 4 * len(data.x)), random)
     model.eval()
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-        return {f"validation/{o.name}": float(o.loss(x, c, random)) for o in model.objectives()}  # type: ignore[operator]
+        return {o.name: float(o.loss(x, c, random)) for o in model.objectives()}  # type: ignore[operator]
 
 
 def _log(folder: str | Path | None, row: dict[str, Any]) -> None:
     if folder:
         with open(Path(folder) / "log.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+class _Best:
+    """The parameters of every objective from the step at which its validation loss was lowest."""
+
+    def __init__(self, objectives: list[Objective], generator: nn.Module) -> None:
+        place = {id(p): k for k, p in enumerate(generator.parameters())}
+        self.places = {o.name: [place[id(p)] for p in o.parameters] for o in objectives}
+        self.found: dict[str, dict[str, Any]] = {}
+
+    def update(self, losses: dict[str, float], average: nn.Module, step: int) -> None:
+        """Keep the averaged parameters of the objectives that improved."""
+        parameters = list(average.parameters())
+        for name, loss in losses.items():
+            if name not in self.found or loss < self.found[name]["loss"]:
+                kept = [parameters[k].detach().clone() for k in self.places[name]]
+                self.found[name] = {"loss": loss, "step": step, "parameters": kept}
+
+    @torch.no_grad()
+    def restore(self, generator: nn.Module) -> None:
+        """Put the kept parameters into ``generator``; objectives without any stay as they are."""
+        parameters = list(generator.parameters())
+        for name, found in self.found.items():
+            for k, value in zip(self.places[name], found["parameters"], strict=True):
+                parameters[k].copy_(value)
 
 
 @dataclass(frozen=True)
@@ -210,6 +242,7 @@ class _State:
     generator: nn.Module
     average: AveragedModel
     optimisers: list[torch.optim.Optimizer]
+    best: _Best
     path: Path | None
     config: dict[str, Any]
 
@@ -218,6 +251,7 @@ class _State:
             return
         state = {"step": step, "config": self.config, "generator": self.generator.state_dict()}
         state |= {"average": self.average.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
+        state["best"] = self.best.found
         temporary = self.path.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(self.path)
@@ -236,6 +270,7 @@ class _State:
             )
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])
+        self.best.found.update(state["best"])
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         return int(state["step"])

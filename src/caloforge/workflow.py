@@ -37,6 +37,7 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     """Train the recipe's model on the showers in ``data``; ``output`` becomes a run folder."""
     from .config import Recipe, dump_recipe, load_recipe
     from .fastsim import FastSim
+    from .simulate.gun import Gun
     from .train import fit
 
     chosen = load_recipe(recipe) if recipe else Recipe()
@@ -45,8 +46,10 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     file = hub.sample(data)
     showers = open_showers(file)
     _prepare_folder(output, "last.pt", resume, force)
+    gun = showers.provenance.get("gun")  # the range a sample was made for is wider than what it happens to hold
+    valid = Gun.from_description(gun) if gun else showers.incident
     fast = FastSim.create(
-        showers.geometry, chosen.model, valid=showers.incident, preprocess=chosen.preprocess, seed=chosen.train.seed
+        showers.geometry, chosen.model, valid=valid, preprocess=chosen.preprocess, seed=chosen.train.seed
     )
     (output / "recipe.toml").write_text(dump_recipe(chosen))
     began = time.monotonic()
@@ -103,8 +106,11 @@ def evaluate(reference: str, candidate: str, output: Path, *, seed: int, repeats
         raise FileExistsError(f"got output {output}, which exists, expected a new name; choose another or give --force")
     files = hub.sample(reference), hub.sample(candidate)
     showers = [open_showers(f) for f in files]
-    with bar("evaluate", "steps") as update:
-        report = referee.evaluate(*showers, seed=seed, repeats=repeats, candidate_name=files[1].stem, progress=update)
+    with bar("evaluate", "%") as update:
+        report = referee.evaluate(
+            *showers, seed=seed, repeats=repeats, candidate_name=files[1].stem,
+            progress=lambda part, note: update(round(100 * part), 100, note),
+        )  # fmt: skip
     report.save(output, force=force)
     return report
 
@@ -217,8 +223,11 @@ def demo(output: Path, *, train_first: bool, seed: int) -> None:
             fast = FastSim.load(model)
         print(f"generating {len(test)} showers with {fast.card.family}, judging them against Geant4 ...", flush=True)
         candidate = fast.simulate(test.incident, seed=seed)
-        with bar("evaluate", "steps") as update:
-            report = referee.evaluate(test, candidate, seed=seed, candidate_name=fast.card.family, progress=update)
+        with bar("evaluate", "%") as update:
+            report = referee.evaluate(
+                test, candidate, seed=seed, candidate_name=fast.card.family,
+                progress=lambda part, note: update(round(100 * part), 100, note),
+            )  # fmt: skip
         report.save(work)
         models = [model] if train_first else [model, hub.model("calogan-eplus-vae")]
         with bar("benchmark", "timings") as update:

@@ -5,7 +5,7 @@
     overflow  (N, 3) MeV beside the mesh of each layer, optional
 
 caloforge adds what other readers ignore: the attributes ``pdg`` and ``provenance``, and ``energy_mev`` (N, 1) where
-double precision has no GeV number that gives the energy in MeV back (1 in 50).
+double precision has no GeV number that gives the energy in MeV back (1 in 60).
 """
 
 from pathlib import Path

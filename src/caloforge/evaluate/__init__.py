@@ -71,10 +71,12 @@ def evaluate(
             observables.low_level(s, conditions) if level == "low" else observables.high_level(s, v, conditions)
             for s, v in zip((reference, candidate), values, strict=True)
         ]
+        # Decided by the smaller sample, or the floor would be another classifier than the one it stands beside.
+        whiten = classifier.can_whiten(min(len(reference) // 2, len(candidate)), inputs[0].shape[1])
         pairs = {level: inputs, f"{level} floor": [inputs[0][half] for half in halves]}
         for (name, pair), grandchild in zip(pairs.items(), child.spawn(2), strict=True):
             verdicts[name] = classifier.classify(
-                *pair, seed=grandchild, repeats=repeats, epochs=epochs, done=lambda: next(steps)
+                *pair, seed=grandchild, repeats=repeats, epochs=epochs, whiten=whiten, done=lambda: next(steps)
             )
     measured, floors = _classifier_scores(verdicts, "") | measured, _classifier_scores(verdicts, " floor") | floors
     scores = {name: Score(*measured[name], *floors[name]) for name in measured}
@@ -82,7 +84,8 @@ def evaluate(
         "candidate_name": candidate_name,
         "settings": {"seed": seed, "repeats": repeats, "epochs": epochs, "n_bootstrap": n_bootstrap},
         "classifier": _classifier_facts(verdicts, conditions),
-        "notes": [*_incident_notes(reference, candidate), FLOOR_NOTE],
+        "notes": _incident_notes(reference, candidate),
+        "floor": FLOOR_NOTE,
     } | _sample_facts(reference, candidate, halves)
     tell(1.0, "done")
     return Report(scores, provenance, reference, candidate, values, {k: v.roc for k, v in verdicts.items()})
@@ -136,7 +139,7 @@ def _classifier_facts(verdicts: Mapping[str, classifier.Verdict], conditions: tu
         "learning_rate": classifier.LEARNING_RATE,
         "split": "60 % train, 20 % calibration and choice of the epoch, 20 % test, per class",
         "scaling": {
-            name: "whitened" if verdict.whitened else "standardised (too many inputs to whiten)"
+            name: "whitened" if verdict.whitened else "standardised (too many inputs for whitening)"
             for name, verdict in verdicts.items()
         },
         "conditions": ["energy", *conditions],

@@ -28,7 +28,7 @@ BATCH = 1000
 STEPS_PER_EPOCH = 20  # at least: small samples get smaller batches
 SPLITS = (0.6, 0.2)  # train, calibration; the rest is the test split
 CLIP = 1e-6
-MOST_WHITENED = 2048  # inputs; beyond, and with less than PER_INPUT training showers per input, only standardised
+MOST_WHITENED = 2048  # inputs; beyond, or with less than PER_INPUT training showers per input: standardised only
 PER_INPUT = 4
 SMALLEST = 1e-8  # variance of standardised inputs below which a direction is rounding
 CHUNK = 8192
@@ -40,7 +40,8 @@ class Verdict:
     """Result of ``repeats`` trainings.
 
     auc, jsd: means over the trainings, with total errors; aucs: every training, (K,); n: showers per class;
-    whitened: whether the inputs were whitened, not only standardised; roc: false and true positive rate of the first training on its test split, (2, P).
+    whitened: whether the inputs were whitened, not only standardised; roc: false and true positive rate of the first
+    training on its test split, (2, P).
     """
 
     auc: float
@@ -60,12 +61,14 @@ def classify(
     seed: int | np.random.SeedSequence,
     repeats: int = 3,
     epochs: int = 30,
+    whiten: bool | None = None,
     done: Callable[[], None] | None = None,
 ) -> Verdict:
     """Train ``repeats`` classifiers between two samples of features, (N, F) and (M, F), each on its own split.
 
     error^2 = (test-sample error: DeLong for AUC, of the mean for BCE)^2 + (spread over the trainings)^2. The larger
-    sample is thinned to the size of the smaller. ``done`` is called after each training.
+    sample is thinned to the size of the smaller. ``whiten``: decorrelate the inputs, by default where ``can_whiten``;
+    ``done`` is called after each training.
     """
     n = min(len(reference), len(candidate))
     if n < FEWEST:
@@ -74,38 +77,40 @@ def classify(
         raise ValueError(
             f"got features of shape {candidate.shape}, expected (M, {reference.shape[1]}); use the same inputs for both"
         )
+    whiten = can_whiten(n, reference.shape[1]) if whiten is None else whiten
     root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    rows, roc = [], np.empty((2, 0))
+    rows: list[tuple[float, float, float, float]] = []
+    roc = np.empty((2, 0))
     for index, child in enumerate(root.spawn(repeats)):
-        scores, calibrated = _train_once(reference, candidate, n, epochs, child)
+        scores, calibrated = _train_once(reference, candidate, n, epochs, whiten, child)
         auc, variance = delong(*scores)
-        jsd, jsd_error = _divergence(*calibrated)
-        rows.append((auc, np.sqrt(variance), jsd, jsd_error))
+        rows.append((auc, float(np.sqrt(variance)), *_divergence(*calibrated)))
         roc = _roc(*scores) if index == 0 else roc
         if done is not None:
             done()
-    whitened = is_whitened(2 * round(SPLITS[0] * n), reference.shape[1])
-    auc, jsd = (np.array([row[i] for row in rows]) for i in (0, 2))
-    auc_error, jsd_error = (_total_error(rows, i) for i in (0, 2))
-    return Verdict(float(auc.mean()), auc_error, float(jsd.mean()), jsd_error, auc, n, whitened, roc)
-
-
-def _total_error(rows: list[tuple[float, ...]], column: int) -> float:
-    """Root mean square of the errors in column + 1, in quadrature with the spread of the values in column."""
     table = np.array(rows)
-    spread = table[:, column].std(ddof=1) if len(table) > 1 else 0.0
-    return float(np.sqrt((table[:, column + 1] ** 2).mean() + spread**2))
+    aucs, jsds = table[:, 0], table[:, 2]
+    return Verdict(
+        float(aucs.mean()), _total_error(aucs, table[:, 1]), float(jsds.mean()), _total_error(jsds, table[:, 3]),
+        aucs, n, whiten, roc,
+    )  # fmt: skip
+
+
+def _total_error(values: Array, errors: Array) -> float:
+    """Root mean square of the errors (K,), in quadrature with the spread of the values (K,)."""
+    spread = values.std(ddof=1) if len(values) > 1 else 0.0
+    return float(np.sqrt((errors**2).mean() + spread**2))
 
 
 def _train_once(
-    reference: Array, candidate: Array, n: int, epochs: int, seed: np.random.SeedSequence
+    reference: Array, candidate: Array, n: int, epochs: int, whiten: bool, seed: np.random.SeedSequence
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
     """One split and one training: test logits and calibrated probabilities, each (Geant4 (T,), candidate (T,))."""
     rng = np.random.default_rng(seed)
     cuts = np.round(np.cumsum(SPLITS) * n).astype(int)
     splits = [np.split(rng.permutation(len(sample))[:n], cuts) for sample in (reference, candidate)]
     parts = [np.concatenate([reference[a], candidate[b]]) for a, b in zip(splits[0], splits[1], strict=True)]
-    scaled = scaler(parts[0])
+    scaled = scaler(parts[0], whiten)
     train, calibration, test = (scaled(part) for part in parts)
     labels = [np.repeat([1.0, 0.0], len(part) // 2).astype(np.float32) for part in (train, calibration)]
     logits = _fit(train, labels[0], calibration, labels[1], epochs, int(rng.integers(2**62)))
@@ -115,21 +120,21 @@ def _train_once(
     return (test_logits[:half], test_logits[half:]), (probabilities[:half], probabilities[half:])
 
 
-def is_whitened(n_train: int, n_inputs: int) -> bool:
-    """Whether inputs are whitened, given the training showers of both classes; otherwise they are standardised."""
-    return n_inputs <= min(MOST_WHITENED, n_train // PER_INPUT)
+def can_whiten(n: int, n_inputs: int) -> bool:
+    """Whether n showers per class are enough to whiten the inputs, and the inputs few enough to afford it."""
+    return n_inputs <= min(MOST_WHITENED, round(2 * SPLITS[0] * n) // PER_INPUT)
 
 
-def scaler(train: Array) -> Callable[[Array], Array]:
-    """Function (N, F) -> (N, F) float32 to mean 0, variance 1 and, where affordable, no correlation on ``train`` (n, F).
+def scaler(train: Array, whiten: bool) -> Callable[[Array], Array]:
+    """Function (N, F) -> (N, F) float32 that makes ``train`` (n, F) white: mean 0, variance 1, no correlations.
 
     u = (x - mean)/std, C = mean of u u^T = V diag(lambda) V^T, output V^T u / sqrt(lambda). Constant inputs and
-    directions without variance become 0.
+    directions without variance become 0. Without ``whiten`` the output is u.
     """
     mean, std = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
     inverse = np.where(std > 1e-7 * np.abs(mean), 1 / np.where(std > 0, std, 1), 0)
     matrix = None
-    if is_whitened(*train.shape):
+    if whiten:
         covariance = np.zeros((train.shape[1], train.shape[1]))
         for start in range(0, len(train), CHUNK):
             part = (train[start : start + CHUNK] - mean) * inverse
@@ -162,9 +167,9 @@ def _fit(
     batch = max(1, min(BATCH, len(x) // STEPS_PER_EPOCH))
     best, state = float("inf"), {}
     for _ in range(epochs):
-        for index in torch.randperm(len(data), generator=generator).split(batch):
+        for index in torch.randperm(len(data), generator=generator).split(batch):  # type: ignore[no-untyped-call]
             optimizer.zero_grad(set_to_none=True)
-            bce(net(data[index]).squeeze(1), target[index]).backward()
+            bce(net(data[index]).squeeze(1), target[index]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
             loss = float(bce(net(held).squeeze(1), held_target))

@@ -34,7 +34,7 @@ def binning(reference: Array, n_bins: int = N_BINS) -> Array:
     if len(values) <= MOST_LATTICE and np.allclose(steps, steps.round(), rtol=0, atol=1e-3):
         low = values[np.searchsorted(values, low)]
         width = gap * np.ceil(((high - low) / gap + 1) / n_bins)
-        return low - 0.5 * gap + width * np.arange(np.ceil((high - low + gap) / width) + 1)
+        return np.asarray(low - 0.5 * gap + width * np.arange(np.ceil((high - low + gap) / width) + 1))
     if low > 0 and high > LOG_RANGE * low:
         return np.geomspace(low, high, n_bins + 1)
     return np.linspace(low, high, n_bins + 1)
@@ -48,7 +48,7 @@ def distinct(values: Array) -> Array:
             f"got {len(unique)} distinct values, some not finite or none, expected numbers; check the showers"
         )
     apart = np.diff(unique) > 0.25 * ROUNDING * np.abs(unique).max()
-    return unique[np.concatenate([[True], apart])]
+    return np.asarray(unique[np.concatenate([[True], apart])])
 
 
 def _points(values: Array) -> Array:

@@ -27,7 +27,7 @@ N_LAYERS = 6  # layers drawn at most
 N_PANELS = 60  # observables drawn at most
 N_EXAMPLES = 5
 N_ENERGY_BINS = 10
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9, "font.family": "DejaVu Sans", "axes.spines.top": False, "axes.spines.right": False,
     "axes.edgecolor": FADED, "axes.labelcolor": INK, "text.color": INK, "xtick.color": FADED, "ytick.color": FADED,
     "axes.titlesize": 10, "legend.frameon": False, "axes.formatter.limits": (-3, 4), "axes.formatter.useoffset": False,
@@ -104,7 +104,7 @@ def mean_showers(report: "Report") -> Iterator[Image]:
         norm = _log_norm(*means)
         difference = np.full(means[0].shape, np.nan)
         np.divide(100 * (means[1] - means[0]), means[0], out=difference, where=means[0] > 0)
-        figure = Figure(figsize=(8.6, 2.8), layout="constrained")
+        figure = Figure(figsize=(8.6, 2.5), layout="constrained")
         grid = figure.add_gridspec(1, 3)
         for column, (mean, name) in enumerate(zip(means, ("Geant4", report.name), strict=True)):
             axes, mesh = draw_layer(figure, grid[column], layer, mean, norm=norm, cmap=ENERGIES)
@@ -260,7 +260,7 @@ def nearest_neighbours(report: "Report") -> Iterator[Image]:
     index, distance = nearest(report.reference, report.candidate.energy[chosen])
     layers = drawn_layers(report.reference.geometry.n_layers)
     for mine, other, apart in zip(chosen, index, distance, strict=True):
-        pair = report.candidate[[mine]], report.reference[[other]]
+        pair = report.candidate[np.array([mine])], report.reference[np.array([other])]
         figure = Figure(figsize=(2.3 * len(layers) + 0.7, 4.4), layout="constrained")
         grid = figure.add_gridspec(2, len(layers))
         for column, number in enumerate(layers):

@@ -17,7 +17,6 @@ from ..showers import Showers
 
 METRICS, PAGE, TEMPLATE = "metrics.json", "report.html", "report.html.j2"
 N_WORST = 10  # observables in the verdict table
-HALF_SIZE = ("separation/", "w1/")  # scores whose floor grows when the sample shrinks
 
 
 @dataclass(frozen=True)
@@ -99,9 +98,9 @@ class Report:
 
         source = files(__package__).joinpath(TEMPLATE).read_text(encoding="utf-8")
         environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-        environment.filters |= {"number": format_number, "pair": format_pair}
+        environment.filters |= {"number": format_number, "pair": _unbroken_pair}
         page = environment.from_string(source)
-        return page.render(report=self, figures=figures(self), half_size=HALF_SIZE, groups=_groups(self.scores))
+        return page.render(report=self, figures=figures(self), groups=_groups(self.scores))
 
 
 @contextmanager
@@ -144,6 +143,11 @@ def format_pair(value: float, error: float) -> str:
     if not 0 <= decimals <= 6:
         return f"{value:.2e} ± {error:.0e}"
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
+
+
+def _unbroken_pair(value: float, error: float) -> str:
+    """``format_pair`` for narrow pages: a line may end before the ±, not behind it."""
+    return format_pair(value, error).replace("± ", "±\u00a0")
 
 
 def _plain(value: Any) -> Any:

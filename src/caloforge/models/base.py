@@ -84,7 +84,7 @@ class ResidualMLP(nn.Module):
     One modulation is shared by all blocks, with an offset per block (PixArt style). The last layer starts at zero.
     """
 
-    def __init__(self, n_in: int, n_context: int, n_out: int, width: int, depth: int) -> None:
+    def __init__(self, n_in: int, n_context: int, n_out: int, width: int, depth: int, dropout: float) -> None:
         super().__init__()
         n = width // 2
         self.enter = nn.Linear(n_in, width)
@@ -94,6 +94,7 @@ class ResidualMLP(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(depth + 1))
         self.up = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.down = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.dropout = nn.Dropout(dropout)
         self.leave = nn.Linear(width, n_out)
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
@@ -106,5 +107,5 @@ class ResidualMLP(nn.Module):
             # One dtype throughout: under autocast a float32 offset would turn the whole block back to float32.
             scale, shift = (modulation + self.offsets[k].to(modulation.dtype)).chunk(2, dim=1)
             y = torch.addcmul(shift, self.norms[k](h).to(h.dtype), 1 + scale)
-            h = h + down(nn.functional.silu(up(y)))
+            h = h + down(self.dropout(nn.functional.silu(up(y))))
         return self.leave(self.norms[-1](h))

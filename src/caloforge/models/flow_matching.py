@@ -23,19 +23,20 @@ N_FREQUENCIES = 8
 
 @dataclass(frozen=True)
 class FlowMatchingConfig:
-    """width, depth: residual blocks of the velocity network; n_steps of ``solver``: evaluations when generating.
+    """width, depth, dropout: residual blocks of the velocity network; n_steps of ``solver``: evaluations when generating.
 
     t_mean, t_std: the flow time of training is logit-normal, t = sigmoid(t_mean + t_std n).
     """
 
-    width: int = 640
+    width: int = 576
     depth: int = 4
+    dropout: float = 0.1
     solver: Literal["euler", "midpoint", "heun", "rk4"] = "midpoint"
     n_steps: int = 12
     t_mean: float = 0.0
     t_std: float = 1.0
-    energy_hidden: int = 64
-    energy_transforms: int = 4
+    energy_hidden: int = 32
+    energy_transforms: int = 3
 
 
 class FlowMatching(Generator):
@@ -47,7 +48,8 @@ class FlowMatching(Generator):
         self.n_noise = sizes.n_layers + sizes.n_voxels
         self.energy = EnergyFlow(sizes.n_layers, sizes.n_conditions, config.energy_hidden, config.energy_transforms)
         n_context = sizes.n_conditions + sizes.n_layers + 2 * N_FREQUENCIES
-        self.network = ResidualMLP(sizes.n_voxels, n_context, sizes.n_voxels, config.width, config.depth)
+        shape = (config.width, config.depth, config.dropout)
+        self.network = ResidualMLP(sizes.n_voxels, n_context, sizes.n_voxels, *shape)
 
     def objectives(self) -> Iterator[Objective]:
         yield Objective("energy", list(self.energy.parameters()), self._energy_loss)

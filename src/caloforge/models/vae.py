@@ -19,13 +19,14 @@ from .base import EnergyFlow, Generator, Objective, ResidualMLP, Sizes, randn_li
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """n_latent: K; width, depth: residual blocks of encoder and decoder; beta: weight of the KL term."""
+    """n_latent: K; width, depth, dropout: residual blocks of encoder and decoder; beta: weight of the KL term."""
 
     n_latent: int = 32
     width: int = 320
     depth: int = 2
+    dropout: float = 0.0
     beta: float = 1.0
-    energy_hidden: int = 64
+    energy_hidden: int = 32
     energy_transforms: int = 3
 
 
@@ -38,8 +39,9 @@ class VAE(Generator):
         self.n_noise = sizes.n_layers + config.n_latent + sizes.n_voxels
         n_given = sizes.n_conditions + sizes.n_layers
         self.energy = EnergyFlow(sizes.n_layers, sizes.n_conditions, config.energy_hidden, config.energy_transforms)
-        self.encoder = ResidualMLP(sizes.n_voxels, n_given, 2 * config.n_latent, config.width, config.depth)
-        self.decoder = ResidualMLP(config.n_latent, n_given, 2 * sizes.n_voxels, config.width, config.depth)
+        shape = (config.width, config.depth, config.dropout)
+        self.encoder = ResidualMLP(sizes.n_voxels, n_given, 2 * config.n_latent, *shape)
+        self.decoder = ResidualMLP(config.n_latent, n_given, 2 * sizes.n_voxels, *shape)
 
     def objectives(self) -> Iterator[Objective]:
         shape = [*self.encoder.parameters(), *self.decoder.parameters()]

@@ -56,7 +56,7 @@ def calogan_geometry() -> Geometry:
 
 def calogan() -> Detector:
     """Pb/LAr calorimeter of CaloGAN: 80 x (2 mm lead + 4 mm liquid argon), all deposits counted (1712.10321 sec. 2)."""
-    # Mixture of Pb (X0 5.612 mm, E_c 7.43 MeV) and LAr (140 mm, 32.84 MeV) after hep-ex/0001020 eqs. 1-4: X0 and E_c by
+    # Mixture of Pb (X0 5.612 mm, E_c 7.43 MeV) and LAr (140 mm, 32.84 MeV) after hep-ex/0001020: X0 and E_c by
     # shares of radiation lengths (0.926, 0.074), Z by shares of mass (0.803, 0.197), Moliere radius 21.2 MeV X0/E_c.
     return Detector(
         "calogan", (Slab("G4_Pb", 2.0), Slab("G4_lAr", 4.0)), 80, 1000.0, calogan_geometry(),

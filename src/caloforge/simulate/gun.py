@@ -1,5 +1,6 @@
 """Particle gun: the distribution of incident particles that a sample is made with."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -68,3 +69,8 @@ class Gun:
 
     def describe(self) -> dict[str, Any]:
         return asdict(self)
+
+    @staticmethod
+    def from_description(data: Mapping[str, Any]) -> "Gun":
+        """The gun that ``describe`` made this of, as kept in the provenance of files."""
+        return Gun(**{k: Distribution(**v) if isinstance(v, Mapping) else int(v) for k, v in data.items()})

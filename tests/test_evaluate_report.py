@@ -47,7 +47,7 @@ def reference():
 
 @pytest.fixture(scope="module")
 def report(reference):
-    return evaluate(reference, toy(PLANES, 700, 1, shift=1.3), candidate_name="toy <b>", **FAST)
+    return evaluate(reference, toy(PLANES, 700, 1, shift=2), candidate_name="toy <b>", **FAST)
 
 
 def test_scores_have_the_promised_names(report):

@@ -46,8 +46,15 @@ class Row:
     speedup: float
 
 
-def benchmark(models: Sequence[str | Path], incident: Incident, *, engines: Sequence[str] = ("pytorch", "onnxruntime"),
-              n_geant4: int = 20, seconds: float = 3.0, progress: Callable[..., None] | None = None) -> list[Row]:
+def benchmark(
+    models: Sequence[str | Path],
+    incident: Incident,
+    *,
+    engines: Sequence[str] = ("pytorch", "onnxruntime"),
+    n_geant4: int = 20,
+    seconds: float = 3.0,
+    progress: Callable[..., None] | None = None,
+) -> list[Row]:
     """Time each model folder on each engine with the given incident particles.
 
     n_geant4: particles that Geant4 simulates for the comparison; without its data the recorded cost per GeV is used.
@@ -88,7 +95,9 @@ def machine() -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        lines = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        lines = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
         name = lines[0] if lines else name
     return {"processor": name, "python": platform.python_version(), "system": platform.system()}
 
@@ -144,22 +153,21 @@ def _loaded(folder: str, engine: str) -> tuple[Callable[[Incident, np.random.Gen
             z = torch.from_numpy(rng.standard_normal((len(incident), n_noise), dtype=np.float32))
             particles = [torch.tensor(getattr(incident, name), dtype=torch.float32) for name in CONDITIONS]
             with torch.inference_mode():
-                return fast(z, *particles).numpy()
+                return np.asarray(fast(z, *particles))
 
         return call, load_s
-    from . import export
+    from .export import export, run, session
 
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary) / "model.onnx"
-        export.export(fast, path)
-        del fast
+        export(fast, path)
         began = time.perf_counter()
-        session = export.session(str(path))
+        graph = session(str(path))
         load_s = time.perf_counter() - began
 
     def call_onnx(incident: Incident, rng: np.random.Generator) -> Array:
         z = rng.standard_normal((len(incident), n_noise), dtype=np.float32)
-        return export.run(session, z, [getattr(incident, name) for name in CONDITIONS])
+        return run(graph, z, [getattr(incident, name) for name in CONDITIONS])
 
     return call_onnx, load_s
 
@@ -169,9 +177,10 @@ def _repeat(call: Callable[[Incident, np.random.Generator], Array], incident: In
     """ms per shower of repeated calls with ``batch`` particles drawn from ``incident``."""
     rng = np.random.default_rng(0)
     parts = [incident[rng.integers(0, len(incident), batch)] for _ in range(50)]
-    began, times = time.perf_counter(), []
+    times: list[float] = []
     for part in parts[: 50 if batch == 1 else 2]:  # warm-up
         call(part, rng)
+    began = time.perf_counter()
     while len(times) < 3 or (time.perf_counter() - began < seconds and len(times) < 10_000):
         start = time.perf_counter()
         call(parts[len(times) % len(parts)], rng)

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from . import units
 
 if TYPE_CHECKING:
-    from .showers import Incident
+    from .simulate import Simulator
     from .simulate.gun import Gun
 
 Output = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
@@ -121,7 +121,9 @@ def generate(
 
     _threads(threads)
     if (like is None) == (energy is None):
-        raise ValueError("got both or none of --like and --energy, expected one of them; give the incident particles once")
+        raise ValueError(
+            "got both or none of --like and --energy, expected one of them; give the incident particles once"
+        )
     if n is not None and n < 1:
         raise ValueError(f"got -n {n}, expected at least 1 shower; raise it")
     fast = FastSim.load(hub.model(model))
@@ -186,18 +188,19 @@ def benchmark(
         seconds: time for each measurement.
         force: replace an existing file.
     """
-    from . import benchmark as bench
     from . import hub, io, workflow
+    from .benchmark import benchmark as time_models
+    from .benchmark import write_json
     from .progress import bar
 
     if output:
         io.require_absent(output, force)
     with bar("benchmark", "timings") as update:
         folders = [hub.model(m) for m in models]
-        rows = bench.benchmark(folders, workflow.incident_of(like), n_geant4=n_geant4, seconds=seconds, progress=update)
+        rows = time_models(folders, workflow.incident_of(like), n_geant4=n_geant4, seconds=seconds, progress=update)
     workflow.print_benchmark(rows)
     if output:
-        bench.write_json(rows, output)
+        write_json(rows, output)
 
 
 def export(model: Positional[Model], /, output: Output, force: bool = False) -> None:
@@ -256,7 +259,14 @@ def run(arguments: list[str]) -> int:
             return 0
         # Parsing builds one verb only: the help of all of them is a list of names.
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="caloforge", args=arguments, description=_ABOUT)
-    except (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError, PermissionError, FloatingPointError) as error:
+    except (
+        ValueError,
+        FileNotFoundError,
+        FileExistsError,
+        NotADirectoryError,
+        PermissionError,
+        FloatingPointError,
+    ) as error:
         print(f"caloforge: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
@@ -284,7 +294,7 @@ def _gun(particle: str, energy: str, spectrum: str) -> "Gun":
     return Gun(units.pdg_id(particle), Distribution("uniform" if spectrum == "uniform" else "log_uniform", low, high))
 
 
-def _factory(engine: str, detector: str) -> Callable[[], "object"]:
+def _factory(engine: str, detector: str) -> Callable[[], "Simulator"]:
     from functools import partial
 
     from .simulate.detectors import find
@@ -299,4 +309,6 @@ def _threads(n: int) -> None:
 
     if n < 0:
         raise ValueError(f"got --threads {n}, expected 0 (all cores) or more; raise it")
-    torch.set_num_threads(n or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        n or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )

@@ -37,7 +37,9 @@ class Recipe:
         model = dict(data.get("model", {}))
         family = model.pop("family", "flow_matching")
         if family not in MODELS:
-            raise ValueError(f"got model.family = {family!r} in {where}, expected one of {', '.join(MODELS)}; choose one")
+            raise ValueError(
+                f"got model.family = {family!r} in {where}, expected one of {', '.join(MODELS)}; choose one"
+            )
         return Recipe(
             build(MODELS[family][0], model, f"[model] of {where}"),
             build(PreprocessConfig, data.get("preprocess", {}), f"[preprocess] of {where}"),
@@ -75,7 +77,9 @@ def _toml(value: Any) -> str:
 def _known_keys(data: dict[str, Any], known: tuple[str, ...], where: str) -> None:
     unknown = [key for key in data if key not in known]
     if unknown:
-        raise ValueError(f"got unknown key {unknown[0]!r} in {where}, expected only {', '.join(known)}; correct the name")
+        raise ValueError(
+            f"got unknown key {unknown[0]!r} in {where}, expected only {', '.join(known)}; correct the name"
+        )
 
 
 def build(kind: type[T], data: dict[str, Any], where: str) -> T:

@@ -59,13 +59,17 @@ class FastSim(nn.Module):
         self.card, self.encoder, self.transform, self.generator = card, encoder, transform, generator
 
     @staticmethod
-    def create(geometry: Geometry, config: ModelConfig, *, valid: Gun | Incident,
-               preprocess: PreprocessConfig | None = None, seed: int = 0) -> "FastSim":
-        """An untrained model. valid: the gun or the particles whose range it is made for; seed: initial weights."""  # fmt: skip
+    def create(
+        geometry: Geometry,
+        config: ModelConfig,
+        *,
+        valid: Gun | Incident,
+        preprocess: PreprocessConfig | None = None,
+        seed: int = 0,
+    ) -> "FastSim":
+        """An untrained model. valid: gun or particles whose range it is made for; seed: initial weights."""
         ranges, pdg = _valid_range(valid)
-        card = Card(
-            family_of(config), asdict(config), asdict(preprocess or PreprocessConfig()), geometry, ranges, pdg
-        )
+        card = Card(family_of(config), asdict(config), asdict(preprocess or PreprocessConfig()), geometry, ranges, pdg)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _assemble(card).eval()
@@ -79,7 +83,7 @@ class FastSim(nn.Module):
         return self.generator.n_noise
 
     def forward(self, z: Tensor, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Voxel energies [MeV] (N, V) from noise z (N, Z) and incident energy [MeV], angles [rad], position [mm], (N,)."""
+        """Noise z (N, Z), energy [MeV], theta, phi [rad], x, y [mm], each (N,) -> voxel energies [MeV] (N, V)."""
         features = self.generator.decode(z, self.encoder(energy, theta, phi, x, y))
         return self.transform.inverse(features, energy)
 
@@ -116,19 +120,21 @@ class FastSim(nn.Module):
             outside = values[(values < low - margin) | (values > high + margin)]
             if len(outside):
                 raise ValueError(
-                    f"got incident {name} {outside[0]:g} {units[name]}, expected {low:g}..{high:g} {units[name]}, the range "
-                    "this model was made for; choose particles in it or train on a wider sample"
+                    f"got incident {name} {outside[0]:g} {units[name]}, expected {low:g}..{high:g} {units[name]}, the "
+                    "range this model was made for; choose particles in it or train on a wider sample"
                 )
         unknown = set(np.unique(incident.pdg)) - set(self.card.pdg)
         if unknown:
             raise ValueError(
-                f"got particles with PDG {sorted(int(p) for p in unknown)}, expected {list(self.card.pdg)}; use a model "
-                "trained on them"
+                f"got particles with PDG {sorted(int(p) for p in unknown)}, expected {list(self.card.pdg)}; use a "
+                "model trained on them"
             )
 
     def fit_transform(self, showers: Showers, mirrors: Tensor | None = None) -> None:
         """Set the statistics of the preprocessing from training showers."""
-        self.transform.fit(torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32), mirrors)
+        self.transform.fit(
+            torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32), mirrors
+        )
 
     def encode(self, showers: Showers) -> tuple[Tensor, Tensor]:
         """Features (N, L + V), -inf in empty voxels, and context (N, C)."""
@@ -144,12 +150,14 @@ class FastSim(nn.Module):
         return self.encoder.low.device
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write card.json and weights.safetensors into the folder; half: networks as float16, statistics as they are."""
+        """Write card.json and weights.safetensors into the folder; half: networks as float16, the rest as it is."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         if half:
-            state = {k: v.half() if k.startswith("generator.") and v.is_floating_point() else v for k, v in state.items()}
+            state = {
+                k: v.half() if k.startswith("generator.") and v.is_floating_point() else v for k, v in state.items()
+            }
         weights = save_tensors(state)
         card = self.card.to_dict() | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
         for name, content in (("weights.safetensors", weights), ("card.json", json.dumps(card, indent=1).encode())):
@@ -163,7 +171,9 @@ class FastSim(nn.Module):
         card, digest = read_card(folder)
         weights = (Path(folder) / "weights.safetensors").read_bytes()
         if hashlib.sha256(weights).hexdigest() != digest:
-            raise ValueError(f"got weights in {folder} that differ from their card, expected sha256 {digest}; copy it again")
+            raise ValueError(
+                f"got weights in {folder} that differ from their card, expected sha256 {digest}; copy it again"
+            )
         fast = _assemble(card)
         state = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_tensors(weights).items()}
         fast.load_state_dict(state)
@@ -179,13 +189,15 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
     folder = Path(folder)
     for name in ("card.json", "weights.safetensors"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"got {folder}, expected a model folder with {name}; check the name or train a model")
+            raise FileNotFoundError(
+                f"got {folder}, expected a model folder with {name}; check the name or train a model"
+            )
     try:
         data = json.loads((folder / "card.json").read_text())
         if data.get("format") != FORMAT or data["format_version"] > VERSION:
             raise ValueError(
-                f"got {folder}/card.json of format {data.get('format')} {data.get('format_version')}, expected {FORMAT} up to "
-                f"{VERSION}; update caloforge"
+                f"got {folder}/card.json of format {data.get('format')} {data.get('format_version')}, expected {FORMAT} "
+                f"up to {VERSION}; update caloforge"
             )
         geometry = Geometry.from_json(json.dumps(data["geometry"]))
         digest = data["weights_sha256"]

@@ -40,7 +40,7 @@ class ShowerTransform(nn.Module):
         self.voxels = Gaussianize(self.n_voxels, config.n_knots)
 
     def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None) -> None:
-        """Set the statistics from training showers; mirrors: voxel permutations (S, V) that leave the detector alone."""
+        """Set the statistics from training showers; mirrors: voxel permutations (S, V), symmetries."""
         self.fractions.fit(energy, incident)
         logits, w = self.fractions(energy, incident, _fill(energy, self.n_layers))
         self.layers.fit(logits)
@@ -111,6 +111,9 @@ def mirrors(geometry: Geometry) -> Array:
     )
     if not even:
         return np.arange(geometry.n_voxels)[None]
-    grids = [start + np.arange(v.n_voxels).reshape(v.shape) for v, start in zip(geometry.layers, geometry.offsets, strict=False)]
+    grids = [
+        start + np.arange(v.n_voxels).reshape(v.shape)
+        for v, start in zip(geometry.layers, geometry.offsets, strict=False)
+    ]
     flips = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
     return np.stack([np.concatenate([g[::a, ::b].ravel() for g in grids]) for a, b in flips])

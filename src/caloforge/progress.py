@@ -10,7 +10,15 @@ Update = Callable[..., None]
 def bar(description: str, unit: str = "showers") -> Iterator[Update]:
     """``with bar("Geant4") as update: update(done, total, "note")``; silent where standard error is no terminal."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):

@@ -30,9 +30,9 @@ class TrainConfig:
 
     steps of ``batch`` showers; lr: peak rate of AdamW after ``warmup`` steps, then cosine to 0; ema: decay of the
     weight average that becomes the model; clip: gradient norm; bf16: autocast; mirror: augment with the mirror images
-    of a planar detector hit in its centre; validation: fraction of the showers kept out of training; keep: each objective's
-    averaged weights from its best validation loss ("best": early stopping) or from the end ("last"); log_every and
-    checkpoint_every in steps.
+    of a planar detector hit in its centre; validation: fraction of the showers kept out of training; keep: each
+    objective's averaged weights from its best validation loss ("best": early stopping) or from the end ("last");
+    log_every and checkpoint_every in steps.
     """
 
     steps: int = 20_000
@@ -66,8 +66,15 @@ class _Data:
     mirrors: Tensor
 
 
-def fit(fast: FastSim, showers: Showers, config: TrainConfig, *, folder: str | Path | None = None,
-        resume: bool = False, progress: Progress | None = None) -> None:
+def fit(
+    fast: FastSim,
+    showers: Showers,
+    config: TrainConfig,
+    *,
+    folder: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> None:
     """Train ``fast`` on the showers, in place; afterwards it holds the averaged weights.
 
     folder: an existing run folder for log.jsonl and last.pt; resume: continue from its last.pt. Raises
@@ -110,13 +117,17 @@ def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Dat
     n = len(showers)
     n_validation = int(config.validation * n)
     if n - n_validation < 2:
-        raise ValueError(f"got {n} showers with validation {config.validation}, expected at least 2 to train on; add some")
+        raise ValueError(
+            f"got {n} showers with validation {config.validation}, expected at least 2 to train on; add some"
+        )
     order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).numpy()
     kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
     flips = torch.from_numpy(mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1])
     incident = showers.incident
     if config.mirror and max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) > 0:
-        raise ValueError("got train.mirror with inclined or displaced particles, expected theta = x = y = 0; turn it off")
+        raise ValueError(
+            "got train.mirror with inclined or displaced particles, expected theta = x = y = 0; turn it off"
+        )
     fast.check(incident)
     fast.fit_transform(kept, flips)
     layers = torch.arange(fast.geometry.n_layers)
@@ -176,8 +187,8 @@ def _step(step: int, config: TrainConfig, fast: FastSim, objectives: list[Object
         losses[objective.name] = float(loss.detach())
         if not math.isfinite(losses[objective.name]):
             raise FloatingPointError(
-                f"got a loss of {losses[objective.name]} for objective {objective.name!r} at step {step}, expected a finite "
-                "number; lower train.lr, or set train.bf16 = false"
+                f"got a loss of {losses[objective.name]} for objective {objective.name!r} at step {step}, expected a "
+                "finite number; lower train.lr, or set train.bf16 = false"
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -265,8 +276,8 @@ class _State:
         if changed:
             key = changed[0]
             raise ValueError(
-                f"got train.{key} = {self.config[key]} to resume a run with {state['config'].get(key)}, expected the same "
-                "recipe; keep it or start a new run"
+                f"got train.{key} = {self.config[key]} to resume a run with {state['config'].get(key)}, expected the "
+                "same recipe; keep it or start a new run"
             )
         self.generator.load_state_dict(state["generator"])
         self.average.load_state_dict(state["average"])

@@ -96,16 +96,15 @@ class Gaussianize(nn.Module):
 
     def fit(self, w: Tensor) -> None:
         """Set the tables from values w (N, F), -inf where empty."""
-        normal = torch.distributions.Normal(0.0, 1.0)
         for v in range(w.shape[1]):
             full = w[:, v][torch.isfinite(w[:, v])].double()
             if len(full) == 0:  # never filled: always empty
                 self.border[v], self.table[v] = 2 * self.X_MAX, 0.0
                 continue
             p = 1 - len(full) / len(w)
-            border = float(normal.icdf(torch.tensor(p)).clamp(-self.X_MAX, self.X_MAX - 0.5))
+            border = float(torch.special.ndtri(torch.tensor(p)).clamp(-self.X_MAX, self.X_MAX - 0.5))
             grid = torch.linspace(border, self.X_MAX, self.n_knots, dtype=torch.float64)
-            rank = ((normal.cdf(grid) - p) / (1 - p)).clamp(0, 1)
+            rank = ((torch.special.ndtr(grid) - p) / (1 - p)).clamp(0, 1)
             values = torch.from_numpy(np.quantile(full.numpy(), rank.numpy()))
             values += 1e-6 * torch.arange(self.n_knots)  # strictly rising, so that the forward map exists
             self.border[v], self.table[v] = border, values.float()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import hub, io
 from .datasets import open_showers
 from .progress import bar
-from .showers import Incident, Showers
+from .showers import Incident
 
 if TYPE_CHECKING:
     from .benchmark import Row
@@ -41,8 +41,9 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     from .train import fit
 
     chosen = load_recipe(recipe) if recipe else Recipe()
-    changes = {key: value for key, value in (("steps", steps), ("seed", seed)) if value is not None}
-    chosen = replace(chosen, train=replace(chosen.train, **changes))
+    settings = chosen.train
+    settings = replace(settings, steps=settings.steps if steps is None else steps)
+    chosen = replace(chosen, train=replace(settings, seed=settings.seed if seed is None else seed))
     file = hub.sample(data)
     showers = open_showers(file)
     _prepare_folder(output, "last.pt", resume, force)
@@ -68,7 +69,9 @@ def _prepare_folder(output: Path, marker: str, resume: bool, force: bool) -> Non
     """An empty output folder, or the run to resume."""
     if resume:
         if not (output / marker).exists():
-            raise FileNotFoundError(f"got --resume, expected a run with {output / marker}; train without --resume first")
+            raise FileNotFoundError(
+                f"got --resume, expected a run with {output / marker}; train without --resume first"
+            )
         return
     io.require_absent(output, force)
     if output.is_dir() and not (output / "recipe.toml").exists() and any(output.iterdir()):
@@ -85,7 +88,9 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def generate(fast: "FastSim", incident: Incident, output: Path, *, seed: int, command: str, force: bool = False) -> None:
+def generate(
+    fast: "FastSim", incident: Incident, output: Path, *, seed: int, command: str, force: bool = False
+) -> None:
     """Showers of the particles, written part by part."""
     provenance = fast.provenance() | {"seed": seed, "command": command, "model_training": fast.card.training}
     done = 0
@@ -100,14 +105,14 @@ def generate(fast: "FastSim", incident: Incident, output: Path, *, seed: int, co
 
 def evaluate(reference: str, candidate: str, output: Path, *, seed: int, repeats: int, force: bool) -> "Report":
     """Judge the showers in one file against those in another and write the report."""
-    from . import evaluate as referee
+    from .evaluate import evaluate as judge
 
     if not force and output.exists():
         raise FileExistsError(f"got output {output}, which exists, expected a new name; choose another or give --force")
     files = hub.sample(reference), hub.sample(candidate)
     showers = [open_showers(f) for f in files]
     with bar("evaluate", "%") as update:
-        report = referee.evaluate(
+        report = judge(
             *showers, seed=seed, repeats=repeats, candidate_name=files[1].stem,
             progress=lambda part, note: update(round(100 * part), 100, note),
         )  # fmt: skip
@@ -118,7 +123,9 @@ def evaluate(reference: str, candidate: str, output: Path, *, seed: int, repeats
 def summary(report: "Report") -> str:
     """The headline scores as a table, each beside its floor."""
     lines = [f"{'score':<16}{'value':>20}{'Geant4-vs-Geant4 floor':>28}"]
-    names = [n for n in HEADLINES if n in report.scores] + sorted(n for n in report.scores if n.startswith("occupancy/"))
+    names = [n for n in HEADLINES if n in report.scores] + sorted(
+        n for n in report.scores if n.startswith("occupancy/")
+    )
     for name in names:
         s = report.scores[name]
         lines.append(f"{name:<16}{_pair(s.value, s.error):>20}{_pair(s.floor, s.floor_error):>28}")
@@ -157,7 +164,11 @@ def show(path: str) -> None:
     if path in DETECTORS and not Path(path).exists():
         detector = DETECTORS[path]()
         slabs = " + ".join(f"{s.thickness:g} mm {s.material}" for s in detector.slabs)
-        text = {"detector": f"{detector.n_repeats} x ({slabs})", "X0 [mm]": detector.x0, "Moliere [mm]": detector.moliere}
+        text = {
+            "detector": f"{detector.n_repeats} x ({slabs})",
+            "X0 [mm]": detector.x0,
+            "Moliere [mm]": detector.moliere,
+        }
         _print({**text, **_mesh(detector.geometry.to_dict())})
     elif model.is_dir():
         from .fastsim import read_card
@@ -184,7 +195,9 @@ def _show_sample(path: Path) -> None:
 
 def _print_card(card: dict[str, Any]) -> None:
     if not card:
-        raise ValueError("got an ONNX file without a caloforge card, expected one exported by caloforge; export it again")
+        raise ValueError(
+            "got an ONNX file without a caloforge card, expected one exported by caloforge; export it again"
+        )
     training = card.pop("training")
     short = {k: training[k] for k in ("data", "n_showers", "seconds") if k in training}
     _print({**{k: v for k, v in card.items() if k not in ("geometry", "scores")}, **_mesh(card["geometry"]),
@@ -194,7 +207,9 @@ def _print_card(card: dict[str, Any]) -> None:
 def _mesh(geometry: dict[str, Any]) -> dict[str, str]:
     shapes = [f"{len(v['first']) - 1}x{len(v['second']) - 1}" for v in geometry["layers"]]
     shown = shapes if len(shapes) <= 8 else [*shapes[:4], "...", shapes[-1]]
-    return {"geometry": f"{geometry['name']}, {len(shapes)} {geometry['layers'][0]['kind']} layers: {' + '.join(shown)}"}
+    return {
+        "geometry": f"{geometry['name']}, {len(shapes)} {geometry['layers'][0]['kind']} layers: {' + '.join(shown)}"
+    }
 
 
 def _print(values: dict[str, Any]) -> None:
@@ -205,13 +220,15 @@ def _print(values: dict[str, Any]) -> None:
 
 def demo(output: Path, *, train_first: bool, seed: int) -> None:
     """Generate, judge and time the shipped model (or one trained now) on the shipped Geant4 test sample."""
-    from . import benchmark as bench
-    from . import evaluate as referee
+    from .benchmark import benchmark, write_json
+    from .evaluate import evaluate as judge
     from .fastsim import FastSim
 
     known = {"report.html", "metrics.json", "benchmark.json", "model"}
     if output.exists() and not (output.is_dir() and {p.name for p in output.iterdir()} <= known):
-        raise FileExistsError(f"got output {output}, which is no earlier demo report, expected a new name; choose another")
+        raise FileExistsError(
+            f"got output {output}, which is no earlier demo report, expected a new name; choose another"
+        )
     test = io.read(hub.sample("calogan-eplus-test"))
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".demo-") as folder:
         work = Path(folder) / "demo-report"
@@ -224,15 +241,15 @@ def demo(output: Path, *, train_first: bool, seed: int) -> None:
         print(f"generating {len(test)} showers with {fast.card.family}, judging them against Geant4 ...", flush=True)
         candidate = fast.simulate(test.incident, seed=seed)
         with bar("evaluate", "%") as update:
-            report = referee.evaluate(
+            report = judge(
                 test, candidate, seed=seed, candidate_name=fast.card.family,
                 progress=lambda part, note: update(round(100 * part), 100, note),
             )  # fmt: skip
         report.save(work)
         models = [model] if train_first else [model, hub.model("calogan-eplus-vae")]
         with bar("benchmark", "timings") as update:
-            rows = bench.benchmark(models, test.incident, progress=update, **_speed_options())
-        bench.write_json(rows, work / "benchmark.json")
+            rows = benchmark(models, test.incident, progress=update, **_speed_options())
+        write_json(rows, work / "benchmark.json")
         if train_first:
             (Path(folder) / "model" / "last.pt").unlink()
             (Path(folder) / "model").rename(work / "model")

@@ -53,8 +53,8 @@ def export(fast: FastSim, path: str | Path, *, force: bool = False, n_check: int
     parity = compare(fast, content, n=n_check)
     if not parity.layer_energy <= TOLERANCE:
         raise ValueError(
-            f"got an ONNX graph whose layer energies differ from PyTorch by {parity.layer_energy:.1e}, expected at most "
-            f"{TOLERANCE:.0e}; nothing was written, please report the model's card"
+            f"got an ONNX graph whose layer energies differ from PyTorch by {parity.layer_energy:.1e}, expected "
+            f"at most {TOLERANCE:.0e}; nothing was written, please report the model's card"
         )
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
@@ -121,7 +121,9 @@ def session(model: bytes | str, threads: int = 1) -> Any:
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises its own kinds for a broken file
-        raise ValueError(f"got {model if isinstance(model, str) else 'a graph'}, expected a valid ONNX model ({error})") from None
+        raise ValueError(
+            f"got {model if isinstance(model, str) else 'a graph'}, expected a valid ONNX model ({error})"
+        ) from None
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:

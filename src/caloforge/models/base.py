@@ -71,11 +71,13 @@ class EnergyFlow(nn.Module):
     def loss(self, u: Tensor, c: Tensor) -> Tensor:
         """Mean negative log-likelihood per layer: u (N, L), c (N, C)."""
         with torch.autocast(u.device.type, enabled=False):
-            return -self.flow(c.double()).log_prob(u.double()).mean() / u.shape[1]
+            log_p: Tensor = self.flow(c.double()).log_prob(u.double())
+            return -log_p.mean() / u.shape[1]
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """z (N, L) -> u (N, L)."""
-        return self.flow(c.double()).transform.inv(z.double()).to(z.dtype)
+        u: Tensor = self.flow(c.double()).transform.inv(z.double())
+        return u.to(z.dtype)
 
 
 class ResidualMLP(nn.Module):
@@ -108,4 +110,5 @@ class ResidualMLP(nn.Module):
             scale, shift = (modulation + self.offsets[k].to(modulation.dtype)).chunk(2, dim=1)
             y = torch.addcmul(shift, self.norms[k](h).to(h.dtype), 1 + scale)
             h = h + down(self.dropout(nn.functional.silu(up(y))))
-        return self.leave(self.norms[-1](h))
+        out: Tensor = self.leave(self.norms[-1](h))
+        return out

@@ -23,7 +23,7 @@ N_FREQUENCIES = 8
 
 @dataclass(frozen=True)
 class FlowMatchingConfig:
-    """width, depth, dropout: residual blocks of the velocity network; n_steps of ``solver``: evaluations when generating.
+    """width, depth, dropout: residual blocks of the velocity network; n_steps of ``solver`` when generating.
 
     t_mean, t_std: the flow time of training is logit-normal, t = sigmoid(t_mean + t_std n).
     """
@@ -73,7 +73,8 @@ class FlowMatching(Generator):
         rate = math.pi * 2.0 ** torch.arange(N_FREQUENCIES, device=v.device, dtype=v.dtype) / 2
         context = torch.cat([c, u, torch.sin(rate * t), torch.cos(rate * t)], dim=1)
         s = (t**2 + (1 - t) ** 2).sqrt()
-        return self.network(v / s, context).to(v.dtype)
+        f: Tensor = self.network(v / s, context)
+        return f.to(v.dtype)
 
     def velocity(self, v: Tensor, t: float, u: Tensor, c: Tensor) -> Tensor:
         """dv/dt at flow time t: (N, V)."""

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .._callable import callable_module
 from .. import io
+from .._callable import callable_module
 from .._version import __version__
 from ..geometry import Geometry
 from ..showers import Incident, Showers

@@ -61,7 +61,7 @@ class Geant4:
         calzone = _import_engine()
         if self._engine is None:
             self._engine = self._build(calzone)
-        self._engine.random = calzone.Random(seed=seed)
+        self._engine.random = calzone.Random(seed=2 * seed)  # the engine ignores the lowest bit of its seed
         n = len(incident)
         event, position, value = self._run(calzone, incident)
         energy, overflow = voxelize(self.geometry, n, event, position, value)

@@ -73,4 +73,5 @@ class Gun:
     @staticmethod
     def from_description(data: Mapping[str, Any]) -> "Gun":
         """The gun that ``describe`` made this of, as kept in the provenance of files."""
-        return Gun(**{k: Distribution(**v) if isinstance(v, Mapping) else int(v) for k, v in data.items()})
+        spreads = {name: Distribution(**value) for name, value in data.items() if name != "pdg"}
+        return Gun(int(data["pdg"]), **spreads)

@@ -36,8 +36,9 @@ def toy(geometry, n, seed, shift=1.0):
 
 @pytest.fixture(autouse=True)
 def few_panels(monkeypatch):
-    """Draw a few observables only: a panel costs a tenth of a second."""
+    """Draw a few figures only: each costs a tenth of a second or more."""
     monkeypatch.setattr("caloforge.evaluate.plots.N_PANELS", 4)
+    monkeypatch.setattr("caloforge.evaluate.plots.N_EXAMPLES", 2)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def test_a_different_sample_stands_out_of_its_floor(report):
     for name in ("auc_low", "auc_high", "separation/fraction_0", "w1/fraction_0", "response/mean"):
         assert report.scores[name].excess > 3, name
     assert abs(report.scores["occupancy/layer_0"].value) < 5 * report.scores["occupancy/layer_0"].error
-    assert report.worst(3)[0] in {"layer_energy_0", "fraction_0", "fraction_1", "shower_depth", "shower_depth_width"}
+    assert {"fraction_0", "shower_depth"} <= set(report.worst(10))
     mean = [s.total / s.incident.energy for s in (report.reference, report.candidate)]
     assert report.scores["response/mean"].value == pytest.approx(mean[1].mean() / mean[0].mean() - 1)
 
@@ -107,7 +108,7 @@ def test_saved_files(report, tmp_path):
     assert metrics["provenance"]["settings"]["seed"] == 0
     assert metrics["provenance"]["geometry"]["digest"] == PLANES.digest()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 2 + 4 + 2 + 1 + 5
+    assert page.count("data:image/png;base64,") == 2 + 4 + 2 + 1 + 2
     assert "http" not in page
     assert "toy &lt;b&gt; against Geant4" in page
     assert "half the statistics" in page

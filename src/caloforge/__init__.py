@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ._version import __version__
 
 if TYPE_CHECKING:
-    from .benchmark import benchmark
-    from .evaluate import evaluate
-    from .export import export
-    from .simulate import simulate
+    from .benchmark import benchmark as benchmark
+    from .evaluate import evaluate as evaluate
+    from .export import export as export
+    from .simulate import simulate as simulate
 
 _WHERE = {
     "Geometry": "geometry", "Layer": "geometry", "Incident": "showers", "Showers": "showers",

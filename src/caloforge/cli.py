@@ -309,6 +309,5 @@ def _threads(n: int) -> None:
 
     if n < 0:
         raise ValueError(f"got --threads {n}, expected 0 (all cores) or more; raise it")
-    torch.set_num_threads(
-        n or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(n or cores)

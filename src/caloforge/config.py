@@ -34,6 +34,9 @@ class Recipe:
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "recipe") -> "Recipe":
         _known_keys(data, ("model", "preprocess", "train"), where)
+        for name, section in data.items():
+            if not isinstance(section, dict):
+                raise ValueError(f"got {name} = {section!r} in {where}, expected a section [{name}]; correct it")
         model = dict(data.get("model", {}))
         family = model.pop("family", "flow_matching")
         if family not in MODELS:

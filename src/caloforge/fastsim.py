@@ -137,7 +137,7 @@ class FastSim(nn.Module):
         )
 
     def encode(self, showers: Showers) -> tuple[Tensor, Tensor]:
-        """Features (N, L + V), -inf in empty voxels, and context (N, C)."""
+        """Features (N, G + V), -inf in empty voxels, and context (N, C)."""
         energy = torch.tensor(showers.energy)
         arguments = [torch.tensor(getattr(showers.incident, n), dtype=torch.float32) for n in CONDITIONS]
         return self.transform(energy, arguments[0]), self.encoder(*arguments)
@@ -196,8 +196,8 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
         data = json.loads((folder / "card.json").read_text())
         if data.get("format") != FORMAT or data["format_version"] > VERSION:
             raise ValueError(
-                f"got {folder}/card.json of format {data.get('format')} {data.get('format_version')}, expected {FORMAT} "
-                f"up to {VERSION}; update caloforge"
+                f"got {folder}/card.json of format {data.get('format')} {data.get('format_version')}, expected "
+                f"{FORMAT} up to {VERSION}; update caloforge"
             )
         geometry = Geometry.from_json(json.dumps(data["geometry"]))
         digest = data["weights_sha256"]
@@ -206,7 +206,7 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
             data["family"], data["config"], data["preprocess"], geometry, valid, tuple(data["pdg"]), data["training"],
             data["scores"], data["licence"],
         )  # fmt: skip
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"got {folder}/card.json, expected a model card ({error!r}); copy the model again") from None
     if geometry.digest() != data["geometry_digest"]:
         raise ValueError(f"got {folder}/card.json, whose geometry does not match its digest; copy the model again")
@@ -218,8 +218,8 @@ def _assemble(card: Card) -> FastSim:
         raise ValueError(f"got model family {card.family!r}, expected one of {', '.join(MODELS)}; update caloforge")
     kind, model = MODELS[card.family]
     encoder = ConditionEncoder(card.valid)
-    sizes = Sizes(card.geometry.n_layers, card.geometry.n_voxels, encoder.n_conditions)
     transform = ShowerTransform(card.geometry, PreprocessConfig(**card.preprocess))
+    sizes = Sizes(transform.n_globals, transform.n_voxels, encoder.n_conditions)
     return FastSim(card, encoder, transform, model(kind(**card.config), sizes))
 
 

@@ -1,6 +1,8 @@
 """The shared preprocessing: showers <-> features of about unit normal shape, and incident particles <-> conditions.
 
-Features x = [u, v], (N, L + V): L for the layer fractions, V for the voxels, each Gaussianised by its own quantiles.
+Features x = [g, v], (N, G + V): G = 2 L numbers of the layers (energy fractions and numbers of filled voxels), V of the
+voxels, each Gaussianised by its own quantiles. The numbers of filled voxels are features of their own because they sum
+weak correlations of all voxels of a layer, which a model of single voxels misses first.
 """
 
 from dataclasses import dataclass
@@ -29,46 +31,66 @@ class PreprocessConfig:
             )
 
 
+N_BISECTIONS = 16
+
+
 class ShowerTransform(nn.Module):
-    """Voxel energies [MeV] (N, V) and incident energies [MeV] (N,) <-> features (N, L + V)."""
+    """Voxel energies [MeV] (N, V) and incident energies [MeV] (N,) <-> features (N, G + V)."""
 
     def __init__(self, geometry: Geometry, config: PreprocessConfig) -> None:
         super().__init__()
-        self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
+        self.n_layers, self.n_voxels, self.n_globals = geometry.n_layers, geometry.n_voxels, 2 * geometry.n_layers
         self.fractions = LayerFractions(geometry, config.threshold_mev)
-        self.layers = Gaussianize(self.n_layers, 4 * config.n_knots)
+        self.layers = Gaussianize(self.n_globals, 4 * config.n_knots)
         self.voxels = Gaussianize(self.n_voxels, config.n_knots)
 
     def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None) -> None:
         """Set the statistics from training showers; mirrors: voxel permutations (S, V), symmetries."""
         self.fractions.fit(energy, incident)
-        logits, w = self.fractions(energy, incident, _fill(energy, self.n_layers))
-        self.layers.fit(logits)
+        g, w = self._raw(energy, incident)
+        self.layers.fit(g)
         self.voxels.fit(w if mirrors is None else torch.cat([w[:, m] for m in mirrors]))
+
+    def _raw(self, energy: Tensor, incident: Tensor) -> tuple[Tensor, Tensor]:
+        """[logit(u), number of filled voxels + noise in (0, 1)] (N, G) and w (N, V)."""
+        random = torch.Generator().manual_seed(0)  # the same noise for the same number of showers
+        fill = 1 - torch.rand(len(energy), self.n_globals, generator=random, dtype=energy.dtype).to(energy.device)
+        logits, w = self.fractions(energy, incident, fill[:, : self.n_layers])
+        filled = self.fractions.layer_sums(torch.isfinite(w).to(energy.dtype))
+        return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :]], dim=1), w
 
     def forward(self, energy: Tensor, incident: Tensor) -> Tensor:
         """Features with -inf in empty voxels; ``dequantise`` makes them finite."""
-        logits, w = self.fractions(energy, incident, _fill(energy, self.n_layers))
-        return torch.cat([self.layers(logits), self.voxels(w)], dim=1)
+        g, w = self._raw(energy, incident)
+        return torch.cat([self.layers(g), self.voxels(w)], dim=1)
 
     def dequantise(self, x: Tensor, uniform: Tensor) -> Tensor:
         """Fill empty voxels with noise below their threshold; uniform: (N, V) in [0, 1)."""
-        return torch.cat([x[:, : self.n_layers], self.voxels.dequantise(x[:, self.n_layers :], uniform)], dim=1)
+        return torch.cat([x[:, : self.n_globals], self.voxels.dequantise(x[:, self.n_globals :], uniform)], dim=1)
 
     def inverse(self, x: Tensor, incident: Tensor) -> Tensor:
-        """Features (N, L + V) -> voxel energies [MeV] (N, V)."""
-        logits, v = self.layers.read(x[:, : self.n_layers].double()), x[:, self.n_layers :]
-        # A voxel is filled above its border; where a layer has energy and no such voxel, the nearest to it is.
+        """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
+        g, v = self.layers.read(x[:, : self.n_globals].double()), x[:, self.n_globals :]
+        filled = g[:, self.n_layers :].floor().clamp_min(1.0).to(v.dtype)
         margin = v - self.voxels.border
-        best = self.fractions.layer_maxima(margin).clamp_max(0.0)[:, self.fractions.layer_index]
-        w = torch.where(margin >= best, self.voxels.read(v), -torch.inf)
-        return self.fractions.inverse(logits, w, incident)
+        chosen = margin + self._shift(margin, filled)[:, self.fractions.layer_index] >= 0
+        # The shift only chooses which voxels are filled: their values stay, or the inverse would not be one.
+        w = torch.where(chosen, self.voxels.read(v), -torch.inf)
+        return self.fractions.inverse(g[:, : self.n_layers], w, incident)
 
+    def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
+        """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
 
-def _fill(energy: Tensor, n_layers: int) -> Tensor:
-    """Dequantisation noise of empty layers, the same for the same number of showers."""
-    generator = torch.Generator().manual_seed(0)
-    return 1 - torch.rand(len(energy), n_layers, generator=generator, dtype=energy.dtype).to(energy.device)
+        margin: (N, V), distance to the threshold. By bisection, so that it needs no sorting and no loop over layers.
+        """
+        low = torch.full_like(filled, -16.0)
+        high = -low
+        for _ in range(N_BISECTIONS):
+            middle = 0.5 * (low + high)
+            above = (margin + middle[:, self.fractions.layer_index] >= 0).to(margin.dtype)
+            enough = self.fractions.layer_sums(above) >= filled
+            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
+        return high
 
 
 class ConditionEncoder(nn.Module):
@@ -95,7 +117,9 @@ class ConditionEncoder(nn.Module):
     def forward(self, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
         values = [torch.log(energy), theta, phi, x, y]
         given = torch.stack([values[i] for i in self.active], dim=1)
-        return 2 * (given - self.low) / (self.high - self.low).clamp_min(1e-12) - 1
+        span = self.high - self.low
+        span = torch.where(span > 1e-5 * self.high.abs(), span, 1.0)  # one energy: a rounding error is no condition
+        return 2 * (given - self.low) / span - 1
 
 
 def mirrors(geometry: Geometry) -> Array:

@@ -59,7 +59,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class _Data:
-    """Encoded showers x (N, L + V), context c (N, C), and the voxel permutations that augment them (S, L + V)."""
+    """Encoded showers x (N, G + V), context c (N, C), and the permutations that augment them (S, G + V)."""
 
     x: Tensor
     c: Tensor
@@ -130,8 +130,8 @@ def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Dat
         )
     fast.check(incident)
     fast.fit_transform(kept, flips)
-    layers = torch.arange(fast.geometry.n_layers)
-    both = torch.cat([layers.repeat(len(flips), 1), flips + len(layers)], dim=1)
+    fixed = torch.arange(fast.transform.n_globals)
+    both = torch.cat([fixed.repeat(len(flips), 1), flips + len(fixed)], dim=1)
     data = [_Data(*fast.encode(part), both) for part in (kept, held) if len(part)]
     return data[0], data[1] if len(data) > 1 else None
 
@@ -182,8 +182,11 @@ def _step(step: int, config: TrainConfig, fast: FastSim, objectives: list[Object
     for objective, optimiser in zip(objectives, optimisers, strict=True):
         if step % objective.every:
             continue
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-            loss = objective.loss(x, c, random)
+        # Dropout draws from the global generator: it gets the step's seed too, and its own state back.
+        with torch.random.fork_rng([x.device] if x.is_cuda else []):
+            torch.manual_seed(_seed(config.seed, step))
+            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                loss = objective.loss(x, c, random)
         losses[objective.name] = float(loss.detach())
         if not math.isfinite(losses[objective.name]):
             raise FloatingPointError(

@@ -55,7 +55,9 @@ class LayerFractions(nn.Module):
         layers = self.layer_energies(logits, incident).to(w.dtype)
         weight = torch.exp(w)
         energy = weight * (layers / self.layer_sums(weight).clamp_min(1e-20))[:, self.layer_index]
-        energy = torch.where(energy < self.threshold, 0.0, energy)
+        # A layer too thin for any voxel to pass keeps its largest one, and with it its energy.
+        least = self.layer_maxima(energy).clamp_max(self.threshold)[:, self.layer_index]
+        energy = torch.where(energy < least, 0.0, energy)
         return energy * (layers / self.layer_sums(energy).clamp_min(1e-20))[:, self.layer_index]
 
     def layer_maxima(self, values: Tensor) -> Tensor:
@@ -117,7 +119,7 @@ class Gaussianize(nn.Module):
         columns = w.T.contiguous()
         right = torch.searchsorted(self.table, columns).clamp(1, self.n_knots - 1)
         low, high = self.table.gather(1, right - 1), self.table.gather(1, right)
-        place = right - 1 + ((columns - low) / (high - low)).clamp(0, 1)
+        place = right - 1 + ((columns - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
         x = (self.border[:, None] + self._step()[:, None] * place).T
         return torch.where(torch.isfinite(w), x, w)
 

@@ -64,20 +64,11 @@ def evaluate(
     floors = _distances(half_values[0], half_values[1], scale, n_bootstrap, rng)
 
     conditions = observables.varying_conditions(reference.incident, candidate.incident)
-    verdicts: dict[str, classifier.Verdict] = {}
-    steps = _steps(tell, 4 * repeats)
-    for level, child in zip(("low", "high"), seeds["classifier"].spawn(2), strict=True):
-        inputs = [
-            observables.low_level(s, conditions) if level == "low" else observables.high_level(s, v, conditions)
-            for s, v in zip((reference, candidate), values, strict=True)
-        ]
-        # Decided by the smaller sample, or the floor would be another classifier than the one it stands beside.
-        whiten = classifier.can_whiten(min(len(reference) // 2, len(candidate)), inputs[0].shape[1])
-        pairs = {level: inputs, f"{level} floor": [inputs[0][half] for half in halves]}
-        for (name, pair), grandchild in zip(pairs.items(), child.spawn(2), strict=True):
-            verdicts[name] = classifier.classify(
-                *pair, seed=grandchild, repeats=repeats, epochs=epochs, whiten=whiten, done=lambda: next(steps)
-            )
+    inputs = {
+        "low": [observables.low_level(s, conditions) for s in (reference, candidate)],
+        "high": [observables.high_level(s, v, conditions) for s, v in zip((reference, candidate), values, strict=True)],
+    }
+    verdicts = _train(inputs, halves, seeds["classifier"], repeats, epochs, tell)
     measured, floors = _classifier_scores(verdicts, "") | measured, _classifier_scores(verdicts, " floor") | floors
     scores = {name: Score(*measured[name], *floors[name]) for name in measured}
     provenance = {
@@ -91,7 +82,31 @@ def evaluate(
     return Report(scores, provenance, reference, candidate, values, {k: v.roc for k, v in verdicts.items()})
 
 
+def _train(
+    inputs: Mapping[str, list[Array]],
+    halves: list[Array],
+    seed: np.random.SeedSequence,
+    repeats: int,
+    epochs: int,
+    tell: Progress,
+) -> dict[str, classifier.Verdict]:
+    """Classifiers of each level on (reference, candidate), and under "<level> floor" on the halves of the reference."""
+    verdicts = {}
+    steps = _steps(tell, 2 * len(inputs) * repeats)
+    next(steps)
+    for (level, pair), child in zip(inputs.items(), seed.spawn(len(inputs)), strict=True):
+        # Decided by the smaller sample, or the floor would be another classifier than the one it stands beside.
+        whiten = classifier.can_whiten(min(len(halves[1]), len(pair[1])), pair[0].shape[1])
+        pairs = {level: pair, f"{level} floor": [pair[0][half] for half in halves]}
+        for (name, samples), grandchild in zip(pairs.items(), child.spawn(2), strict=True):
+            verdicts[name] = classifier.classify(
+                *samples, seed=grandchild, repeats=repeats, epochs=epochs, whiten=whiten, done=lambda: next(steps)
+            )
+    return verdicts
+
+
 def _steps(tell: Progress, n: int) -> Iterator[None]:
+    """Tells the progress before the first and after each of n trainings."""
     for done in range(n + 1):
         tell(0.1 + 0.9 * done / n, f"classifier training {min(done + 1, n)} of {n}")
         yield

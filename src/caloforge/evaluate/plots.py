@@ -88,12 +88,12 @@ def draw_layer(figure: Figure, cell: Any, layer: Layer, values: Array, **style: 
 
 
 def _log_norm(*images: Array) -> LogNorm:
-    """A logarithmic colour scale over the positive values of all images, at most five decades."""
+    """A logarithmic colour scale over the positive values of all images, one to five decades."""
     positive = np.concatenate([image[image > 0].ravel() for image in images])
     if len(positive) == 0:
         return LogNorm(1e-3, 1.0)
     high = float(positive.max())
-    return LogNorm(max(float(positive.min()), 1e-5 * high) * 0.999, high * 1.001)
+    return LogNorm(np.clip(positive.min(), 1e-5 * high, 0.1 * high) * 0.999, high * 1.001)
 
 
 def mean_showers(report: "Report") -> Iterator[Image]:

@@ -105,7 +105,7 @@ def compare(fast: FastSim, onnx_model: bytes | str, *, n: int = 256, seed: int =
     return Parity(
         n,
         float((np.abs(layers[0] - layers[1]) / scale).max()),
-        float((np.abs(ours - theirs).max(1) / ours.sum(1)).max()),
+        float((np.abs(ours - theirs).max(1) / np.maximum(ours.sum(1), 1.0)).max()),
         float(((ours > 0) != (theirs > 0)).mean()),
     )
 

@@ -1,6 +1,7 @@
 """What a model is: a deterministic map of noise, and the losses that train it.
 
-Notation in all models: x features [u, v] (N, L + V), c context (N, C), z latent noise (N, Z) ~ N(0, 1).
+Notation in all models: x features [g, v] (N, G + V), g of the layers and v of the voxels, c context (N, C), z latent
+noise (N, Z) ~ N(0, 1).
 """
 
 from abc import ABC, abstractmethod
@@ -16,9 +17,9 @@ Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers that the data set a model's layers: L layers, V voxels, C conditions."""
+    """Numbers that the data set a model's layers: G features of the detector's layers, V voxels, C conditions."""
 
-    n_layers: int
+    n_globals: int
     n_voxels: int
     n_conditions: int
 
@@ -44,7 +45,7 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """Noise (N, Z) and context (N, C) -> features (N, L + V); the same input gives the same output."""
+        """Noise (N, Z) and context (N, C) -> features (N, G + V); the same input gives the same output."""
 
     def loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Sum of all objectives, a scalar."""
@@ -55,29 +56,29 @@ def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device)
 
 
-class EnergyFlow(nn.Module):
-    """p(u | c): a neural spline flow on the L layer fractions (Durkan et al. 2019, 1906.04032), coupling where L > 1.
+class LayerFlow(nn.Module):
+    """p(g | c): a neural spline flow on the layer features (Durkan et al. 2019, 1906.04032), coupling where G > 1.
 
-    It computes in float64: u spans many orders of magnitude in energy, and L numbers cost little.
+    It computes in float64: g spans many orders of magnitude in energy, and G numbers cost little.
     """
 
-    def __init__(self, n_layers: int, n_conditions: int, hidden: int = 64, transforms: int = 4, bins: int = 8) -> None:
+    def __init__(self, n_globals: int, n_conditions: int, hidden: int, transforms: int, bins: int) -> None:
         super().__init__()
-        passes = 2 if n_layers > 1 else None
+        passes = 2 if n_globals > 1 else None
         self.flow = zuko.flows.NSF(
-            n_layers, n_conditions, bins=bins, transforms=transforms, passes=passes, hidden_features=(hidden, hidden)
+            n_globals, n_conditions, bins=bins, transforms=transforms, passes=passes, hidden_features=(hidden, hidden)
         ).double()
 
-    def loss(self, u: Tensor, c: Tensor) -> Tensor:
-        """Mean negative log-likelihood per layer: u (N, L), c (N, C)."""
-        with torch.autocast(u.device.type, enabled=False):
-            log_p: Tensor = self.flow(c.double()).log_prob(u.double())
-            return -log_p.mean() / u.shape[1]
+    def loss(self, g: Tensor, c: Tensor) -> Tensor:
+        """Mean negative log-likelihood per feature: g (N, G), c (N, C)."""
+        with torch.autocast(g.device.type, enabled=False):
+            log_p: Tensor = self.flow(c.double()).log_prob(g.double())
+            return -log_p.mean() / g.shape[1]
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        """z (N, L) -> u (N, L)."""
-        u: Tensor = self.flow(c.double()).transform.inv(z.double())
-        return u.to(z.dtype)
+        """z (N, G) -> g (N, G)."""
+        g: Tensor = self.flow(c.double()).transform.inv(z.double())
+        return g.to(z.dtype)
 
 
 class ResidualMLP(nn.Module):

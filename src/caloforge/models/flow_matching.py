@@ -1,10 +1,10 @@
-"""Conditional flow matching in two stages: layer fractions by a spline flow, voxels by a velocity network.
+"""Conditional flow matching in two stages: layer features by a spline flow, voxels by a velocity network.
 
 The path is x_t = (1 - t) eps + t x (Lipman et al. 2022, 2210.02747; for showers CaloDREAM, Favaro et al. 2024,
 2405.09629). Features are Gaussianised one by one, so the velocity is written as the exact one of independent normals
 plus a correction F that the network learns, of unit variance at every t (in the spirit of Karras et al. 2022):
 
-    v(x_t, t) = (2 t - 1) / s^2 x_t + F(x_t, t, u, c) / s,     s^2 = t^2 + (1 - t)^2
+    v(x_t, t) = (2 t - 1) / s^2 x_t + F(x_t, t, g, c) / s,     s^2 = t^2 + (1 - t)^2
 """
 
 import math
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import SOLVERS
-from .base import EnergyFlow, Generator, Objective, ResidualMLP, Sizes, randn_like
+from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like
 
 N_FREQUENCIES = 8
 
@@ -35,55 +35,58 @@ class FlowMatchingConfig:
     n_steps: int = 12
     t_mean: float = 0.0
     t_std: float = 1.0
-    energy_hidden: int = 32
-    energy_transforms: int = 3
+    layer_hidden: int = 48
+    layer_transforms: int = 3
+    layer_bins: int = 12
 
 
 class FlowMatching(Generator):
-    """Energy flow p(u | c), then a flow-matching network p(v | u, c)."""
+    """Layer flow p(g | c), then a flow-matching network p(v | g, c)."""
 
     def __init__(self, config: FlowMatchingConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.n_noise = sizes.n_layers + sizes.n_voxels
-        self.energy = EnergyFlow(sizes.n_layers, sizes.n_conditions, config.energy_hidden, config.energy_transforms)
-        n_context = sizes.n_conditions + sizes.n_layers + 2 * N_FREQUENCIES
+        self.n_noise = sizes.n_globals + sizes.n_voxels
+        self.layers = LayerFlow(
+            sizes.n_globals, sizes.n_conditions, config.layer_hidden, config.layer_transforms, config.layer_bins
+        )
+        n_context = sizes.n_conditions + sizes.n_globals + 2 * N_FREQUENCIES
         shape = (config.width, config.depth, config.dropout)
         self.network = ResidualMLP(sizes.n_voxels, n_context, sizes.n_voxels, *shape)
 
     def objectives(self) -> Iterator[Objective]:
-        yield Objective("energy", list(self.energy.parameters()), self._energy_loss)
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss)
         yield Objective("shape", list(self.network.parameters()), self._shape_loss)
 
-    def _energy_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        return self.energy.loss(x[:, : self.sizes.n_layers], c)
+    def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        return self.layers.loss(x[:, : self.sizes.n_globals], c)
 
     def _shape_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        u, v1 = x[:, : self.sizes.n_layers], x[:, self.sizes.n_layers :]
+        g, v1 = x[:, : self.sizes.n_globals], x[:, self.sizes.n_globals :]
         eps = randn_like(v1, generator)
         n = torch.randn(len(x), 1, generator=generator).to(x.device)
         t = torch.sigmoid(self.config.t_mean + self.config.t_std * n)
         s2 = t**2 + (1 - t) ** 2
         vt = (1 - t) * eps + t * v1
         target = (v1 - eps - (2 * t - 1) / s2 * vt) * s2.sqrt()
-        return (self._correction(vt, t, u, c) - target).square().mean()
+        return (self._correction(vt, t, g, c) - target).square().mean()
 
-    def _correction(self, v: Tensor, t: Tensor, u: Tensor, c: Tensor) -> Tensor:
-        """F of the module docstring: v (N, V), t (N, 1), u (N, L), c (N, C) -> (N, V)."""
+    def _correction(self, v: Tensor, t: Tensor, g: Tensor, c: Tensor) -> Tensor:
+        """F of the module docstring: v (N, V), t (N, 1), g (N, G), c (N, C) -> (N, V)."""
         rate = math.pi * 2.0 ** torch.arange(N_FREQUENCIES, device=v.device, dtype=v.dtype) / 2
-        context = torch.cat([c, u, torch.sin(rate * t), torch.cos(rate * t)], dim=1)
+        context = torch.cat([c, g, torch.sin(rate * t), torch.cos(rate * t)], dim=1)
         s = (t**2 + (1 - t) ** 2).sqrt()
         f: Tensor = self.network(v / s, context)
         return f.to(v.dtype)
 
-    def velocity(self, v: Tensor, t: float, u: Tensor, c: Tensor) -> Tensor:
+    def velocity(self, v: Tensor, t: float, g: Tensor, c: Tensor) -> Tensor:
         """dv/dt at flow time t: (N, V)."""
         s2 = t**2 + (1 - t) ** 2
         times = torch.full_like(v[:, :1], t)
-        return (2 * t - 1) / s2 * v + self._correction(v, times, u, c) / math.sqrt(s2)
+        return (2 * t - 1) / s2 * v + self._correction(v, times, g, c) / math.sqrt(s2)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        u = self.energy.decode(z[:, : self.sizes.n_layers], c)
+        g = self.layers.decode(z[:, : self.sizes.n_globals], c)
         solve = SOLVERS[self.config.solver]
-        v = solve(lambda x, t: self.velocity(x, t, u, c), z[:, self.sizes.n_layers :], self.config.n_steps)
-        return torch.cat([u, v], dim=1)
+        v = solve(lambda x, t: self.velocity(x, t, g, c), z[:, self.sizes.n_globals :], self.config.n_steps)
+        return torch.cat([g, v], dim=1)

@@ -5,7 +5,7 @@ returns mean and width of a normal distribution per Gaussianised voxel and draws
 threshold is an empty voxel, so the widths also carry the probability of being hit (Kingma & Welling 2013, 1312.6114).
 With y the latents (N, K) and a standard normal prior, the loss is
 
-    -ln p(v | y, u, c) + beta KL(q(y | v, u, c) || N(0, 1))
+    -ln p(v | y, g, c) + beta KL(q(y | v, g, c) || N(0, 1))
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import EnergyFlow, Generator, Objective, ResidualMLP, Sizes, randn_like
+from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like
 
 
 @dataclass(frozen=True)
@@ -26,35 +26,38 @@ class VAEConfig:
     depth: int = 2
     dropout: float = 0.0
     beta: float = 1.0
-    energy_hidden: int = 32
-    energy_transforms: int = 3
+    layer_hidden: int = 48
+    layer_transforms: int = 3
+    layer_bins: int = 12
 
 
 class VAE(Generator):
-    """Energy flow p(u | c), encoder q(y | v, u, c), decoder p(v | y, u, c)."""
+    """Layer flow p(g | c), encoder q(y | v, g, c), decoder p(v | y, g, c)."""
 
     def __init__(self, config: VAEConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes = config, sizes
-        self.n_noise = sizes.n_layers + config.n_latent + sizes.n_voxels
-        n_given = sizes.n_conditions + sizes.n_layers
-        self.energy = EnergyFlow(sizes.n_layers, sizes.n_conditions, config.energy_hidden, config.energy_transforms)
+        self.n_noise = sizes.n_globals + config.n_latent + sizes.n_voxels
+        n_given = sizes.n_conditions + sizes.n_globals
+        self.layers = LayerFlow(
+            sizes.n_globals, sizes.n_conditions, config.layer_hidden, config.layer_transforms, config.layer_bins
+        )
         shape = (config.width, config.depth, config.dropout)
         self.encoder = ResidualMLP(sizes.n_voxels, n_given, 2 * config.n_latent, *shape)
         self.decoder = ResidualMLP(config.n_latent, n_given, 2 * sizes.n_voxels, *shape)
 
     def objectives(self) -> Iterator[Objective]:
         shape = [*self.encoder.parameters(), *self.decoder.parameters()]
-        yield Objective("energy", list(self.energy.parameters()), self._energy_loss)
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss)
         yield Objective("shape", shape, self._shape_loss)
 
-    def _energy_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        return self.energy.loss(x[:, : self.sizes.n_layers], c)
+    def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        return self.layers.loss(x[:, : self.sizes.n_globals], c)
 
     def _shape_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Negative ELBO per voxel, up to a constant."""
-        u, v = x[:, : self.sizes.n_layers], x[:, self.sizes.n_layers :]
-        given = torch.cat([c, u], dim=1)
+        g, v = x[:, : self.sizes.n_globals], x[:, self.sizes.n_globals :]
+        given = torch.cat([c, g], dim=1)
         mean, log_width = _normal(self.encoder(v, given))
         y = mean + log_width.exp() * randn_like(mean, generator)
         kl = (0.5 * (mean.square() + torch.exp(2 * log_width) - 1) - log_width).sum(1)
@@ -63,10 +66,10 @@ class VAE(Generator):
         return (nll + self.config.beta * kl).mean() / self.sizes.n_voxels
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        n_u, n_y = self.sizes.n_layers, self.config.n_latent
-        u = self.energy.decode(z[:, :n_u], c)
-        mean, log_width = _normal(self.decoder(z[:, n_u : n_u + n_y], torch.cat([c, u], dim=1)))
-        return torch.cat([u, mean + log_width.exp() * z[:, n_u + n_y :]], dim=1)
+        n_g, n_y = self.sizes.n_globals, self.config.n_latent
+        g = self.layers.decode(z[:, :n_g], c)
+        mean, log_width = _normal(self.decoder(z[:, n_g : n_g + n_y], torch.cat([c, g], dim=1)))
+        return torch.cat([g, mean + log_width.exp() * z[:, n_g + n_y :]], dim=1)
 
 
 def _normal(output: Tensor) -> tuple[Tensor, Tensor]:

@@ -40,7 +40,7 @@ def _chunk(simulator: Simulator, gun: Gun, n: int, seed: int, index: int) -> Sho
     """Chunk ``index`` of a sample of n showers: its particles and its engine seed come from (seed, index)."""
     size = min(CHUNK, n - index * CHUNK)
     particles, engine = np.random.SeedSequence(seed, spawn_key=(index,)).spawn(2)
-    engine_seed = int(engine.generate_state(1, np.uint32)[0])
+    engine_seed = int(engine.generate_state(1, np.uint32)[0] >> 1)
     return simulator.simulate(gun.sample(size, particles), seed=engine_seed)
 
 

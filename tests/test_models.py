@@ -1,0 +1,129 @@
+"""The contract over every row of MODELS, and oracles of single families."""
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+from caloforge.geometry import Geometry
+from caloforge.models import MODELS, Generator, ModelConfig, Sizes, family_of
+from caloforge.models.flow_matching import FlowMatching, FlowMatchingConfig
+from caloforge.models.vae import VAE, VAEConfig
+from caloforge.preprocess import PreprocessConfig
+from caloforge.testing import GeneratorContract, small_geometry
+
+SIZES = Sizes(n_globals=4, n_voxels=22, n_conditions=1)
+# Sizes that any family may have; a new one is tested with those of these that it knows.
+SMALL = {"width": 16, "depth": 1, "n_latent": 3, "n_steps": 2, "layer_hidden": 8, "layer_transforms": 1, "layer_bins": 4}
+SINGLE = Geometry("single", small_geometry().layers[:1])
+
+
+def small(kind: type) -> ModelConfig:
+    """A configuration of the family with a tiny network."""
+    known = {f.name for f in fields(kind)}
+    config: ModelConfig = kind(**{key: value for key, value in SMALL.items() if key in known})
+    return config
+
+
+def contract(family: str, geometry: Geometry) -> type:
+    """A test class for one family on one geometry."""
+    name = f"Test_{family}_on_{geometry.name}"
+    return type(name, (GeneratorContract,), {"config": small(MODELS[family][0]), "geometry": geometry})
+
+
+for _family in MODELS:
+    for _geometry in (small_geometry(), SINGLE):
+        _test = contract(_family, _geometry)
+        globals()[_test.__name__] = _test
+del _test
+
+
+def test_the_contract_covers_every_family() -> None:
+    assert all(f"Test_{family}_on_{name}" in globals() for family in MODELS for name in ("small", "single"))
+
+
+def test_family_of_names_the_rows() -> None:
+    assert all(family_of(kind()) == family for family, (kind, _) in MODELS.items())
+    wrong: Any = PreprocessConfig()
+    with pytest.raises(ValueError, match=r"got a model configuration PreprocessConfig, expected one of .*VAEConfig"):
+        family_of(wrong)
+
+
+def flow_matching(**changes: Any) -> FlowMatching:
+    torch.manual_seed(0)
+    config = FlowMatchingConfig(**(SMALL_FLOW | changes))
+    return FlowMatching(config, SIZES).eval()
+
+
+SMALL_FLOW: dict[str, Any] = {key: SMALL[key] for key in ("width", "depth", "layer_hidden", "layer_transforms")}
+
+
+@pytest.mark.parametrize("t", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_before_training_the_velocity_is_that_of_independent_normals(t: float) -> None:
+    """For x_0, x_1 ~ N(0, 1): v(x, t) = E[x_1 - x_0 | x_t = x] = cov(x_1 - x_0, x_t) / var(x_t) x."""
+    model = flow_matching()
+    x = torch.randn(50, SIZES.n_voxels)
+    g, c = torch.randn(50, SIZES.n_globals), torch.rand(50, 1)
+    expected = (t - (1 - t)) / (t**2 + (1 - t) ** 2) * x
+    with torch.no_grad():
+        torch.testing.assert_close(model.velocity(x, t, g, c), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_same_velocity_from_a_simulated_regression() -> None:
+    random = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(2, 400_000, generator=random)
+    for t in (0.2, 0.7):
+        xt = (1 - t) * x0 + t * x1
+        slope = float((xt * (x1 - x0)).mean() / xt.square().mean())
+        with torch.no_grad():
+            v = flow_matching().velocity(torch.ones(1, SIZES.n_voxels), t, torch.zeros(1, 4), torch.zeros(1, 1))
+        assert float(v[0, 0]) == pytest.approx(slope, abs=5 * 2 / math.sqrt(400_000))
+
+
+@pytest.mark.parametrize(("solver", "n_steps"), [("midpoint", 12), ("heun", 12), ("rk4", 6), ("euler", 200)])
+def test_before_training_decode_maps_normals_to_normals(solver: str, n_steps: int) -> None:
+    """The exact flow of dv/dt = (2 t - 1)/s^2 v is v(1) = s(1)/s(0) v(0) = v(0)."""
+    model = flow_matching(solver=solver, n_steps=n_steps)
+    z = torch.randn(2000, model.n_noise, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        v = model.decode(z, torch.zeros(2000, 1))[:, SIZES.n_globals :]
+    torch.testing.assert_close(v, z[:, SIZES.n_globals :], rtol=0.02, atol=0.02)
+    n = v.numel()
+    assert float(v.mean()) == pytest.approx(0, abs=5 / math.sqrt(n))
+    assert float(v.std()) == pytest.approx(1, abs=0.01)
+
+
+def test_the_target_of_flow_matching_has_unit_variance() -> None:
+    """For independent normal features the loss of the untrained network is the variance of the target: 1 at every t."""
+    for t_mean in (-3.0, 0.0, 3.0):
+        model = flow_matching(t_mean=t_mean, t_std=0.1)
+        x = torch.randn(20_000, SIZES.n_globals + SIZES.n_voxels, generator=torch.Generator().manual_seed(1))
+        shape = next(o for o in model.objectives() if o.name == "shape")
+        with torch.no_grad():
+            loss = float(shape.loss(x, torch.zeros(len(x), 1), torch.Generator().manual_seed(2)))
+        assert loss == pytest.approx(1, abs=5 * math.sqrt(2 / (20_000 * SIZES.n_voxels)))
+
+
+def test_before_training_the_vae_draws_standard_normals_and_its_loss_is_known() -> None:
+    model = VAE(VAEConfig(n_latent=3, width=16, depth=1, layer_hidden=8, layer_transforms=1), SIZES).eval()
+    x = torch.randn(5000, SIZES.n_globals + SIZES.n_voxels, generator=torch.Generator().manual_seed(1))
+    c = torch.zeros(5000, 1)
+    z = torch.randn(5000, model.n_noise, generator=torch.Generator().manual_seed(2))
+    shape = next(o for o in model.objectives() if o.name == "shape")
+    with torch.no_grad():
+        torch.testing.assert_close(model.decode(z, c)[:, SIZES.n_globals :], z[:, -SIZES.n_voxels :])
+        # q is the prior, so KL = 0; -ln p = v^2 / 2 up to its constant.
+        expected = 0.5 * float(x[:, SIZES.n_globals :].square().mean())
+        assert float(shape.loss(x, c, torch.Generator().manual_seed(3))) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_loss_of_a_generator_is_the_sum_of_its_objectives() -> None:
+    model: Generator = flow_matching()
+    x, c = torch.randn(16, SIZES.n_globals + SIZES.n_voxels), torch.zeros(16, 1)
+    parts = []
+    random = torch.Generator().manual_seed(0)
+    for objective in model.objectives():
+        parts.append(float(objective.loss(x, c, random)))
+    assert float(model.loss(x, c, torch.Generator().manual_seed(0))) == pytest.approx(sum(parts), rel=1e-6)

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from caloforge.geometry import Geometry, Layer, regular
+from caloforge.preprocess import CONDITIONS, ConditionEncoder, PreprocessConfig, ShowerTransform, mirrors
+from caloforge.testing import small_geometry, small_showers
+
+SQUARE = Layer("cartesian", regular(-30, 30, 3), regular(-40, 40, 4), (0, 10))
+PLANAR = Geometry("planar", (SQUARE, Layer("cartesian", regular(-30, 30, 2), regular(-40, 40, 1), (10, 20))))
+SINGLE = Geometry("single", (SQUARE,))
+THRESHOLD = 1.0
+
+
+def fitted(geometry: Geometry, n: int = 500, seed: int = 0) -> tuple[ShowerTransform, torch.Tensor, torch.Tensor]:
+    """A transform, the showers (n, V) it was fitted on, and their incident energies (n,)."""
+    showers = small_showers(geometry, n, seed)
+    energy, incident = torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32)
+    transform = ShowerTransform(geometry, PreprocessConfig(threshold_mev=THRESHOLD, n_knots=65))
+    transform.fit(energy, incident)
+    return transform, energy, incident
+
+
+@pytest.mark.parametrize("geometry", [small_geometry(), PLANAR, SINGLE], ids=lambda g: g.name)
+def test_the_inverse_undoes_the_preprocessing(geometry: Geometry) -> None:
+    transform, energy, incident = fitted(geometry)
+    x = transform(energy, incident)
+    assert x.shape == (500, transform.n_globals + geometry.n_voxels)
+    x = transform.dequantise(x, torch.rand(energy.shape, generator=torch.Generator().manual_seed(0)))
+    assert torch.isfinite(x).all()
+    back = transform.inverse(x, incident)
+    kept = torch.where(energy >= THRESHOLD, energy, 0.0)
+    assert torch.equal(back == 0, kept == 0), "empty voxels must stay empty, and no other"
+    # The quantile tables are float32 and end just inside the largest values seen: 2 % of a voxel, 0.1 % for the most.
+    torch.testing.assert_close(back, kept, rtol=0.02, atol=0.1)
+    worst = ((back - kept).abs() / kept.clamp_min(1e-9))[kept > 0]
+    assert worst.median() < 1e-3
+    torch.testing.assert_close(back.sum(1), kept.sum(1), rtol=2e-3, atol=0.1)
+
+
+@given(st.integers(0, 1000))
+@settings(max_examples=10)
+def test_noise_becomes_showers_with_the_layer_energies_of_the_fractions(seed: int) -> None:
+    transform, _, incident = fitted(small_geometry(), 100)
+    x = 1.5 * torch.randn(100, transform.n_globals + 22, generator=torch.Generator().manual_seed(seed))
+    energy = transform.inverse(x, incident)
+    logits = transform.layers.read(x[:, : transform.n_globals].double())[:, : transform.n_layers]
+    layers = transform.fractions.layer_energies(logits, incident)
+    torch.testing.assert_close(transform.fractions.layer_sums(energy).double(), layers, rtol=1e-5, atol=0)
+    assert torch.isfinite(energy).all()
+    assert torch.all((energy == 0) | (energy >= THRESHOLD * (1 - 1e-5)) | (layers < 22 * THRESHOLD).any(1, keepdim=True))
+
+
+def test_a_layer_with_energy_but_no_filled_voxel_gets_exactly_its_energy() -> None:
+    transform, _, incident = fitted(small_geometry(), 100)
+    x = torch.zeros(100, transform.n_globals + 22)
+    x[:, transform.n_globals :] = torch.linspace(-6, -5, 22)  # every voxel below its threshold
+    energy = transform.inverse(x, incident)
+    layers = transform.fractions.layer_energies(transform.layers.read(x[:, : transform.n_globals].double())[:, :2], incident)
+    assert torch.all(layers > 0)
+    torch.testing.assert_close(transform.fractions.layer_sums(energy).double(), layers, rtol=1e-5, atol=0)
+
+
+def test_features_of_the_training_showers_are_about_standard_normal() -> None:
+    transform, energy, incident = fitted(small_geometry(), 4000)
+    x = transform(energy, incident)
+    x = transform.dequantise(x, torch.rand(energy.shape, generator=torch.Generator().manual_seed(0)))
+    torch.testing.assert_close(x.mean(0), torch.zeros(x.shape[1]), rtol=0, atol=0.06)
+    torch.testing.assert_close(x.std(0), torch.ones(x.shape[1]), rtol=0, atol=0.06)
+
+
+def test_the_transform_is_made_of_buffers_that_travel_with_the_weights() -> None:
+    transform, energy, incident = fitted(small_geometry(), 100)
+    again = ShowerTransform(small_geometry(), PreprocessConfig(threshold_mev=THRESHOLD))
+    again.load_state_dict(transform.state_dict())
+    torch.testing.assert_close(again(energy, incident), transform(energy, incident), rtol=0, atol=0)
+    assert not list(transform.parameters())
+
+
+@given(st.floats(1e3, 1e5), st.floats(0, 0.3), st.floats(-3, 3), st.floats(-20, 20))
+@settings(max_examples=50)
+def test_conditions_lie_within_minus_one_and_one(energy: float, theta: float, phi: float, x: float) -> None:
+    valid = {"energy": (1e3, 1e5), "theta": (0.0, 0.3), "phi": (-3.0, 3.0), "x": (-20.0, 20.0), "y": (5.0, 5.0)}
+    encoder = ConditionEncoder(valid)
+    assert encoder.n_conditions == 4  # y does not vary
+    c = encoder(*(torch.tensor([v], dtype=torch.float32) for v in (energy, theta, phi, x, 5.0)))
+    assert c.shape == (1, 4)
+    assert c.abs().max() <= 1 + 1e-5
+    ends = torch.tensor(list(valid.values())).T
+    torch.testing.assert_close(encoder(*(ends[:, i] for i in range(5))), torch.tensor([[-1.0], [1.0]]).expand(2, 4))
+
+
+def test_a_single_energy_is_a_condition_without_noise() -> None:
+    for value in np.random.default_rng(0).uniform(1, 1e5, 100):
+        encoder = ConditionEncoder(dict.fromkeys(CONDITIONS, (0.0, 0.0)) | {"energy": (value, value)})
+        particles = [torch.tensor([value], dtype=torch.float32), *([torch.zeros(1)] * 4)]
+        assert encoder(*particles).abs().max() <= 1 + 1e-5
+
+
+def test_mirrors_are_involutions_that_flip_the_centres() -> None:
+    permutations = mirrors(PLANAR)
+    centres = PLANAR.centres()
+    assert permutations.shape == (4, PLANAR.n_voxels)
+    for permutation, signs in zip(permutations, [(1, 1, 1), (-1, 1, 1), (1, -1, 1), (-1, -1, 1)], strict=True):
+        np.testing.assert_array_equal(np.sort(permutation), np.arange(PLANAR.n_voxels))
+        np.testing.assert_array_equal(permutation[permutation], np.arange(PLANAR.n_voxels))
+        np.testing.assert_allclose(centres[permutation], centres * signs, atol=1e-9)
+
+
+def test_only_even_cartesian_layers_have_mirrors() -> None:
+    odd = Layer("cartesian", (-30, 0, 20), regular(-40, 40, 4), (0, 10))
+    for geometry in (small_geometry(), Geometry("odd", (SQUARE, odd))):
+        np.testing.assert_array_equal(mirrors(geometry), np.arange(geometry.n_voxels)[None])
+
+
+@pytest.mark.parametrize("config", [{"threshold_mev": 0.0}, {"threshold_mev": float("nan")}, {"n_knots": 2}])
+def test_impossible_settings_are_refused(config: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"got threshold .* expected"):
+        PreprocessConfig(**config)

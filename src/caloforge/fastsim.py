@@ -174,9 +174,14 @@ class FastSim(nn.Module):
             raise ValueError(
                 f"got weights in {folder} that differ from their card, expected sha256 {digest}; copy it again"
             )
-        fast = _assemble(card)
         state = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_tensors(weights).items()}
-        fast.load_state_dict(state)
+        try:
+            fast = _assemble(card)
+            fast.load_state_dict(state)
+        except (RuntimeError, TypeError) as error:  # torch lists every tensor: too long for one sentence
+            raise ValueError(
+                f"got {folder}/card.json, expected settings that fit the weights beside it; copy the model again"
+            ) from error
         return fast.eval()
 
     def with_card(self, **changes: Any) -> "FastSim":

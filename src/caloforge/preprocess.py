@@ -31,11 +31,14 @@ class PreprocessConfig:
             )
 
 
-N_BISECTIONS = 16
+SPAN = 48.0  # wider than any distance to a threshold: keeps layers apart in one sort
 
 
 class ShowerTransform(nn.Module):
     """Voxel energies [MeV] (N, V) and incident energies [MeV] (N,) <-> features (N, G + V)."""
+
+    offsets: Tensor  # first voxel of each layer and its number of voxels, (L,)
+    sizes: Tensor
 
     def __init__(self, geometry: Geometry, config: PreprocessConfig) -> None:
         super().__init__()
@@ -43,6 +46,8 @@ class ShowerTransform(nn.Module):
         self.fractions = LayerFractions(geometry, config.threshold_mev)
         self.layers = Gaussianize(self.n_globals, 4 * config.n_knots)
         self.voxels = Gaussianize(self.n_voxels, config.n_knots)
+        self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)
+        self.register_buffer("sizes", torch.from_numpy(np.diff(geometry.offsets)).float(), persistent=False)
 
     def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None) -> None:
         """Set the statistics from training showers; mirrors: voxel permutations (S, V), symmetries."""
@@ -79,18 +84,19 @@ class ShowerTransform(nn.Module):
         return self.fractions.inverse(g[:, : self.n_layers], w, incident)
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
-        """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
+        """Smallest shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
 
-        margin: (N, V), distance to the threshold. By bisection, so that it needs no sorting and no loop over layers.
+        margin: distance to the threshold, (N, V); filled: whole numbers, at least 1. One sort serves all layers.
         """
-        low = torch.full_like(filled, -16.0)
-        high = -low
-        for _ in range(N_BISECTIONS):
-            middle = 0.5 * (low + high)
-            above = (margin + middle[:, self.fractions.layer_index] >= 0).to(margin.dtype)
-            enough = self.fractions.layer_sums(above) >= filled
-            low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
-        return high
+        base = SPAN * torch.arange(self.n_layers, device=margin.device, dtype=margin.dtype)
+        keys = margin.clamp(-SPAN / 3, SPAN / 3) - base[self.fractions.layer_index]
+        ordered = torch.sort(keys, dim=1, descending=True).values  # layer after layer, in each the largest first
+        ordered = nn.functional.pad(ordered, (0, 1), value=-SPAN * (self.n_layers + 1))
+        place = (self.offsets + filled.clamp_max(self.sizes) - 1).long()
+        last_in = ordered.gather(1, place) + base
+        first_out = torch.maximum(ordered.gather(1, place + 1) + base, last_in - 1)
+        right = (last_in >= 0) & (first_out < 0)
+        return torch.where(right, 0.0, -0.5 * (last_in + first_out))
 
 
 class ConditionEncoder(nn.Module):

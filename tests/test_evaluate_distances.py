@@ -141,6 +141,12 @@ def test_response_scores_by_hand():
     assert distances.relative_mean(reference, candidate)[0] == pytest.approx(0.1)
     assert distances.relative_width(reference, 2 * reference)[0] == pytest.approx(1.0)
     assert distances.mean_difference(reference, candidate)[0] == pytest.approx(0.1)
+    rng = np.random.default_rng(0)
+    assert distances.relative_core_width(reference, 2 * reference, 20, rng)[0] == pytest.approx(1.0)
+    normal = np.append(rng.normal(size=20_000), np.full(20, 1e3))  # twenty outliers do not matter
+    value, error = distances.relative_core_width(rng.normal(size=20_000), normal, 50, rng)
+    assert abs(value) < 4 * error < 0.1
+    assert np.isnan(distances.relative_core_width(np.ones(3), candidate, 2, rng)).all()
     assert np.isnan(distances.relative_mean(np.zeros(3), candidate)).all()
     assert np.isnan(distances.relative_width(np.ones(3), candidate)).all()
     assert distances.relative_width(reference, np.ones(3))[0] == -1

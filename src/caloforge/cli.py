@@ -129,13 +129,15 @@ def generate(
     fast = FastSim.load(hub.model(model))
     if like is not None:
         incident = workflow.incident_of(like)[: n or None]
-        command = ["caloforge", "generate", model, "--like", like, "--seed", str(seed)]
+        first = [] if n is None else ["-n", str(n)]
+        command = ["caloforge", "generate", model, "--like", like, *first, "--seed", str(seed)]
     else:
         if n is None:
             raise ValueError("got --energy without -n, expected the number of showers; add -n N")
         particle = str(fast.card.pdg[0])
         incident = _gun(particle, energy or "", spectrum).sample(n, seed)
-        command = ["caloforge", "generate", model, "--energy", str(energy), "-n", str(n), "--seed", str(seed)]
+        command = ["caloforge", "generate", model, "--energy", str(energy), "-n", str(n)]
+        command += ["--spectrum", spectrum, "--seed", str(seed)]
     workflow.generate(fast, incident, output, seed=seed, command=shlex.join(command), force=force)
     print(f"{output}: {len(incident)} showers")
 

@@ -54,7 +54,7 @@ def load_recipe(path: str | Path) -> Recipe:
     """The recipe in a TOML file."""
     try:
         data = tomllib.loads(Path(path).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         raise FileNotFoundError(f"got recipe {path}, expected a TOML file; no such file, check the name") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"got recipe {path}, expected TOML ({error}); correct the file") from None

@@ -80,7 +80,7 @@ def fit(
     folder: an existing run folder for log.jsonl and last.pt; resume: continue from its last.pt. Raises
     FloatingPointError, naming objective and step, when a loss is not finite.
     """  # fmt: skip
-    fast.geometry.require_same(showers.geometry, "training showers")
+    require_trainable(fast, showers, config)
     train, validation = _prepare(fast, showers, config)
     generator = fast.generator
     objectives = list(generator.objectives())
@@ -90,9 +90,10 @@ def fit(
     state = _State(generator, average, optimisers, best, Path(folder) / "last.pt" if folder else None, asdict(config))
     start = state.load() if resume else 0
     generator.train()
+    losses: dict[str, float] = {}  # the latest of every objective
     started, began = time.monotonic(), start
     for step in range(start, config.steps):
-        losses = _step(step, config, fast, objectives, optimisers, train)
+        losses |= _step(step, config, fast, objectives, optimisers, train)
         average.update_parameters(generator)
         done = step + 1
         if done % config.log_every == 0 or done == config.steps:
@@ -112,23 +113,28 @@ def fit(
     generator.eval()
 
 
-def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Data, _Data | None]:
-    """Fit the transform on the training part and encode both parts."""
-    n = len(showers)
-    n_validation = int(config.validation * n)
-    if n - n_validation < 2:
+def require_trainable(fast: FastSim, showers: Showers, config: TrainConfig) -> None:
+    """Raise ValueError unless these showers can train this model: geometry, range, number, symmetry."""
+    fast.geometry.require_same(showers.geometry, "training showers")
+    n, incident = len(showers), showers.incident
+    if n - int(config.validation * n) < 2:
         raise ValueError(
             f"got {n} showers with validation {config.validation}, expected at least 2 to train on; add some"
         )
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).numpy()
-    kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
-    flips = torch.from_numpy(mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1])
-    incident = showers.incident
     if config.mirror and max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) > 0:
         raise ValueError(
             "got train.mirror with inclined or displaced particles, expected theta = x = y = 0; turn it off"
         )
     fast.check(incident)
+
+
+def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Data, _Data | None]:
+    """Fit the transform on the training part and encode both parts."""
+    n = len(showers)
+    n_validation = int(config.validation * n)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).numpy()
+    kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
+    flips = torch.from_numpy(mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1])
     fast.fit_transform(kept, flips)
     fixed = torch.arange(fast.transform.n_globals)
     both = torch.cat([fixed.repeat(len(flips), 1), flips + len(fixed)], dim=1)

@@ -17,10 +17,11 @@ from .showers import Incident
 
 if TYPE_CHECKING:
     from .benchmark import Row
+    from .config import Recipe
     from .evaluate import Report
     from .fastsim import FastSim
 
-HEADLINES = ("auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width")
+HEADLINES = ("auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width")
 
 
 def incident_of(path: str) -> Incident:
@@ -38,7 +39,7 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     from .config import Recipe, dump_recipe, load_recipe
     from .fastsim import FastSim
     from .simulate.gun import Gun
-    from .train import fit
+    from .train import fit, require_trainable
 
     chosen = load_recipe(recipe) if recipe else Recipe()
     settings = chosen.train
@@ -46,12 +47,13 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     chosen = replace(chosen, train=replace(settings, seed=settings.seed if seed is None else seed))
     file = hub.sample(data)
     showers = open_showers(file)
-    _prepare_folder(output, "last.pt", resume, force)
     gun = showers.provenance.get("gun")  # the range a sample was made for is wider than what it happens to hold
     valid = Gun.from_description(gun) if gun else showers.incident
     fast = FastSim.create(
         showers.geometry, chosen.model, valid=valid, preprocess=chosen.preprocess, seed=chosen.train.seed
     )
+    require_trainable(fast, showers, chosen.train)
+    _prepare_folder(output, chosen, resume, force)
     (output / "recipe.toml").write_text(dump_recipe(chosen))
     began = time.monotonic()
     with bar(f"train {fast.card.family}", "steps") as update:
@@ -65,12 +67,19 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     return fast
 
 
-def _prepare_folder(output: Path, marker: str, resume: bool, force: bool) -> None:
-    """An empty output folder, or the run to resume."""
+def _prepare_folder(output: Path, recipe: "Recipe", resume: bool, force: bool) -> None:
+    """An empty output folder, or the run of the same recipe to resume."""
+    from .config import load_recipe
+
     if resume:
-        if not (output / marker).exists():
+        if not (output / "last.pt").exists():
             raise FileNotFoundError(
-                f"got --resume, expected a run with {output / marker}; train without --resume first"
+                f"got --resume, expected a run with {output / 'last.pt'}; train without --resume first"
+            )
+        if load_recipe(output / "recipe.toml") != recipe:
+            raise ValueError(
+                f"got another recipe to resume than {output / 'recipe.toml'}, expected the same; give the same command or "
+                "start a new run"
             )
         return
     io.require_absent(output, force)
@@ -122,13 +131,13 @@ def evaluate(reference: str, candidate: str, output: Path, *, seed: int, repeats
 
 def summary(report: "Report") -> str:
     """The headline scores as a table, each beside its floor."""
-    lines = [f"{'score':<16}{'value':>20}{'Geant4-vs-Geant4 floor':>28}"]
+    lines = [f"{'score':<20}{'value':>20}{'Geant4-vs-Geant4 floor':>28}"]
     names = [n for n in HEADLINES if n in report.scores] + sorted(
         n for n in report.scores if n.startswith("occupancy/")
     )
     for name in names:
         s = report.scores[name]
-        lines.append(f"{name:<16}{_pair(s.value, s.error):>20}{_pair(s.floor, s.floor_error):>28}")
+        lines.append(f"{name:<20}{_pair(s.value, s.error):>20}{_pair(s.floor, s.floor_error):>28}")
     worst = [n for n in sorted(report.scores, key=lambda n: -report.scores[n].value) if n.startswith("separation/")][:3]
     lines.append("worst separations: " + ", ".join(f"{n[11:]} {report.scores[n].value:.4f}" for n in worst))
     return "\n".join(lines)

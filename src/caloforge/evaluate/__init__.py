@@ -44,7 +44,7 @@ def evaluate(
     """Compare candidate showers with reference (Geant4) showers of the same geometry.
 
     Scores: auc_low, auc_high, jsd_low, jsd_high, separation/<observable>, w1/<observable>, response/mean,
-    response/width, occupancy/layer_<l>. repeats, epochs: trainings of each classifier; n_bootstrap: resamplings
+    response/width, response/core_width, occupancy/layer_<l>. repeats, epochs: trainings of each classifier; n_bootstrap: resamplings
     behind the errors of the one-dimensional distances; progress: called with the fraction done and what comes next.
     The same samples and seed give the same scores; global random states are left alone.
     """
@@ -132,6 +132,9 @@ def _distances(
     out = {
         "response/mean": distances.relative_mean(reference["response"], candidate["response"]),
         "response/width": distances.relative_width(reference["response"], candidate["response"]),
+        "response/core_width": distances.relative_core_width(
+            reference["response"], candidate["response"], n_bootstrap, rng
+        ),
     }
     for name in (name for name in scale if name.startswith("occupied_")):
         key = f"occupancy/layer_{name.removeprefix('occupied_')}"

@@ -113,6 +113,27 @@ def _relative_width_error(values: Array) -> float:
     return float(np.sqrt(max(kurtosis - 1, 0) / (4 * len(values))))
 
 
+def relative_core_width(reference: Array, candidate: Array, n_bootstrap: int, rng: np.random.Generator) -> Measured:
+    """Half of the central 68.3 % interval, candidate over reference, minus 1, for samples (n,), (m,).
+
+    Unlike the standard deviation it is not made by a few showers that leak; NaN where the reference has no width.
+    """
+    if _core_width(reference) == 0:
+        return float("nan"), float("nan")
+    value = _core_width(candidate) / _core_width(reference) - 1
+    draws = [
+        [_core_width(v[rng.integers(0, len(v), len(v))]) for v in (reference, candidate)] for _ in range(n_bootstrap)
+    ]
+    widths = np.array(draws)
+    ratio = widths[:, 1] / np.where(widths[:, 0] == 0, np.nan, widths[:, 0])
+    return value, float(np.nanstd(ratio))
+
+
+def _core_width(values: Array) -> float:
+    low, high = np.quantile(values, (0.15865, 0.84135))
+    return float(0.5 * (high - low))
+
+
 def mean_difference(reference: Array, candidate: Array) -> Measured:
     """mean(candidate) - mean(reference) of samples (n,), (m,)."""
     errors = [np.std(v) / np.sqrt(len(v)) for v in (reference, candidate)]

@@ -55,7 +55,7 @@ class FlowMatching(Generator):
         self.network = ResidualMLP(sizes.n_voxels, n_context, sizes.n_voxels, *shape)
 
     def objectives(self) -> Iterator[Objective]:
-        yield Objective("layers", list(self.layers.parameters()), self._layer_loss)
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=4)
         yield Objective("shape", list(self.network.parameters()), self._shape_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:

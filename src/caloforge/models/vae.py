@@ -48,7 +48,7 @@ class VAE(Generator):
 
     def objectives(self) -> Iterator[Objective]:
         shape = [*self.encoder.parameters(), *self.decoder.parameters()]
-        yield Objective("layers", list(self.layers.parameters()), self._layer_loss)
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=4)
         yield Objective("shape", shape, self._shape_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,320 @@
+"""The command line: what a user does wrong is one sentence, exit code 2, and nothing written."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from caloforge import io
+from caloforge.cli import VERBS, run
+from caloforge.fastsim import FastSim
+from caloforge.models.vae import VAEConfig
+from caloforge.showers import Incident
+from caloforge.simulate.gun import Gun, uniform
+from caloforge.testing import small_geometry, small_showers
+
+SHOWERS = small_showers(n=80)
+RECIPE = """[model]
+family = "vae"
+n_latent = 2
+width = 8
+depth = 1
+layer_hidden = 8
+layer_transforms = 1
+[train]
+steps = 4
+batch = 16
+warmup = 1
+bf16 = false
+log_every = 2
+checkpoint_every = 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """Commands set the number of threads."""
+    n = torch.get_num_threads()
+    yield
+    torch.set_num_threads(n)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with showers, a recipe and a model for 1 to 100 GeV."""
+    monkeypatch.chdir(tmp_path)
+    io.write(SHOWERS, "showers.h5")
+    Path("recipe.toml").write_text(RECIPE)
+    config = VAEConfig(n_latent=2, width=8, depth=1, layer_hidden=8, layer_transforms=1)
+    fast = FastSim.create(small_geometry(), config, valid=Gun(11, uniform(1e3, 1e5)))
+    fast.fit_transform(SHOWERS)
+    fast.save("model")
+    return tmp_path
+
+
+def contents(folder: Path) -> dict[str, Any]:
+    """Every file below the folder and its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+def edit(path: str, change: Callable[[h5py.File], Any]) -> None:
+    with h5py.File(path, "r+") as file:
+        change(file)
+
+
+def set_value(name: str, value: float) -> Callable[[], None]:
+    return lambda: edit("showers.h5", lambda file: file[name].__setitem__((0, 0) if name == "energy" else 0, value))
+
+
+def truncate() -> None:
+    content = Path("showers.h5").read_bytes()
+    Path("showers.h5").write_bytes(content[: len(content) // 2])
+
+
+def wrong_shape() -> None:
+    def change(file: h5py.File) -> None:
+        del file["energy"]
+        file["energy"] = np.ones((80, 21), np.float32)
+
+    edit("showers.h5", change)
+
+
+def tamper() -> None:
+    path = Path("model/weights.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def other_particles() -> None:
+    io.write(small_showers(n=5), "model/../far.h5")
+    edit("far.h5", lambda file: file["incident/energy"].__setitem__(0, 2e5))
+
+
+def other_detector() -> None:
+    io.write(small_showers(type(small_geometry())("other", small_geometry().layers[:1]), n=80), "other.h5")
+
+
+def nothing() -> None:
+    pass
+
+
+TRAIN = ["train", "showers.h5", "-o", "run", "--recipe", "recipe.toml"]
+EVALUATE = ["evaluate", "showers.h5", "showers.h5", "-o", "report"]
+SIMULATE = ["simulate", "calogan", "--engine", "parametric", "-n", "5", "-o", "new.h5", "--energy", "1GeV"]
+GENERATE = ["generate", "model", "-o", "new.h5", "-n", "5", "--energy", "2GeV"]
+
+
+def changed(command: list[str], **options: str) -> list[str]:
+    """The command with options replaced or added."""
+    command = list(command)
+    for name, value in options.items():
+        option = f"--{name}"
+        if option in command:
+            command[command.index(option) + 1] = value
+        else:
+            command += [option, value]
+    return command
+
+
+CASES: dict[str, tuple[Callable[[], Any], list[str], str]] = {
+    "wrong shape to train": (wrong_shape, TRAIN, r"got voxel energies of shape \(80, 21\), expected \(80, 22\)"),
+    "wrong shape to evaluate": (wrong_shape, EVALUATE, r"got voxel energies of shape"),
+    "truncated to train": (truncate, TRAIN, "expected an HDF5 file; it is truncated or none"),
+    "truncated to evaluate": (truncate, EVALUATE, "truncated"),
+    "no HDF5": (lambda: Path("showers.h5").write_text("hello"), TRAIN, "expected an HDF5 file"),
+    "no file": (nothing, ["train", "no.h5", "-o", "run"], "no such file, check the name"),
+    "NaN": (set_value("energy", np.nan), TRAIN, "got NaN or infinite voxel energies in 1 showers"),
+    "negative energy": (set_value("energy", -1.0), EVALUATE, "got negative voxel energies"),
+    "incident energy 0": (set_value("incident/energy", 0.0), TRAIN, "got incident energy 0 MeV"),
+    "digest of a file": (lambda: edit("showers.h5", lambda f: f.attrs.__setitem__("geometry_digest", "0" * 16)), TRAIN,
+                         "whose geometry does not match its digest"),
+    "other detector": (other_detector, ["evaluate", "showers.h5", "other.h5", "-o", "report"],
+                       "got candidate showers with geometry 'other'.*use files of the same detector"),
+    "unknown key": (lambda: Path("recipe.toml").write_text("[train]\nsteep = 3"), TRAIN,
+                    r"got unknown key 'steep' in \[train\] of recipe.toml, expected only steps, batch"),
+    "no recipe": (nothing, changed(TRAIN, recipe="no.toml"), r"got recipe no\.toml, expected a TOML file"),
+    "recipe that is a folder": (nothing, changed(TRAIN, recipe="model"), "recipe"),
+    "no steps": (nothing, changed(TRAIN, steps="0"), "expected steps, batch"),
+    "mirror of displaced particles": (
+        lambda: (Path("recipe.toml").write_text(RECIPE + "mirror = true\n"),
+                 edit("showers.h5", lambda f: f["incident/x"].__setitem__(0, 5.0))),
+        TRAIN, "got train.mirror with inclined or displaced particles"),
+    "nothing to resume": (nothing, [*TRAIN, "--resume"], "got --resume, expected a run with run/last.pt"),
+    "existing run": (lambda: Path("run").mkdir(), TRAIN, "got output run, which exists"),
+    "a folder that is no run": (nothing, [*changed(TRAIN, output="model")[:2], "-o", "model", "--force"],
+                                "got output model, a folder that is no run"),
+    "existing report": (lambda: Path("report").mkdir(), EVALUATE, "got output report, which exists"),
+    "existing file to simulate": (lambda: Path("new.h5").touch(), SIMULATE, "got output new.h5, which exists"),
+    "existing file to generate": (lambda: Path("new.h5").touch(), GENERATE, "got output new.h5, which exists"),
+    "existing graph": (lambda: Path("a.onnx").touch(), ["export", "model", "-o", "a.onnx"], "got output a.onnx, which"),
+    "existing timings": (lambda: Path("a.json").touch(), ["benchmark", "model", "-o", "a.json", "--like", "showers.h5"],
+                         "got output a.json, which exists"),
+    "no folder for the output": (nothing, changed(GENERATE, output="no/new.h5")[:2] + ["-o", "no/new.h5", "-n", "5",
+                                 "--energy", "2GeV"], "expected an existing folder"),
+    "energy without unit": (nothing, changed(SIMULATE, energy="5"), "got energy '5' with no unit"),
+    "energy below 0": (nothing, [*SIMULATE[:-2], "--energy=-5GeV"], "give positive energies in rising order"),
+    "energy of 0": (nothing, changed(GENERATE, energy="0GeV"), "give positive energies"),
+    "unknown detector": (nothing, ["simulate", "atlas", *SIMULATE[2:]], "got detector 'atlas', expected one of calogan"),
+    "unknown particle": (nothing, changed(SIMULATE, particle="elektron"), "got particle 'elektron', expected a name such"),
+    "no showers": (nothing, [*SIMULATE[:4], "-n", "0", "-o", "new.h5"], "got n=0 showers"),
+    "energy outside the card": (nothing, changed(GENERATE, energy="200GeV"), "the range this model was made for"),
+    "particles outside the card": (other_particles, ["generate", "model", "-o", "new.h5", "--like", "far.h5"],
+                                   r"got incident energy 200000 MeV, expected 1000\.\.100000 MeV"),
+    "both particles and energy": (nothing, [*GENERATE, "--like", "showers.h5"], "expected one of them"),
+    "number missing": (nothing, ["generate", "model", "-o", "new.h5", "--energy", "2GeV"], "add -n N"),
+    "fewer than one": (nothing, ["generate", "model", "-o", "new.h5", "--energy", "2GeV", "-n", "0"], "got -n 0"),
+    "tampered weights to generate": (tamper, GENERATE, "that differ from their card"),
+    "tampered weights to export": (tamper, ["export", "model", "-o", "a.onnx"], "that differ from their card"),
+    "no model": (nothing, ["generate", "none", *GENERATE[2:]], "expected a model folder with card.json"),
+    "no card in the graph": (nothing, ["show", "no.onnx"], "no.onnx"),
+    "nothing to show": (nothing, ["show", "atlas"], "no such file, check the name"),
+    "threads below 0": (nothing, [*TRAIN, "--threads", "-1"], "got --threads -1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_mistakes_are_one_sentence_and_write_nothing(case: str, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prepare, command, message = CASES[case]
+    prepare()
+    before = contents(here)
+    code = run(command)
+    out, err = capsys.readouterr()
+    assert code == 2, (out, err)
+    assert err.startswith("caloforge: got ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert re.search(message, err), err
+    assert contents(here) == before
+
+
+def test_unknown_options_and_verbs_end_with_code_2(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(here)
+    for command in ([], ["fly"], [*TRAIN, "--speed", "3"], ["train"], ["simulate", "calogan", "-n", "many", "-o", "a"]):
+        assert run(command) == 2
+    assert capsys.readouterr().err
+    assert contents(here) == before
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_explains_every_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*verb.split(), "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in VERBS) if not verb else f"caloforge {verb}" in out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    from caloforge import __version__
+
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out == f"caloforge {__version__}\n"
+
+
+def test_the_installed_command_and_the_module_agree(here: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "caloforge", "show", "no.h5"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("caloforge: got no.h5, expected")
+
+
+def test_a_run_folder_is_complete_and_a_resumed_one_is_equal(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(TRAIN) == 0
+    assert capsys.readouterr().out == "run: trained model\n"
+    assert {p.name for p in Path("run").iterdir()} == {
+        "card.json", "weights.safetensors", "recipe.toml", "log.jsonl", "last.pt",
+    }  # fmt: skip
+    card = json.loads(Path("run/card.json").read_text())
+    assert card["training"]["data"] == "showers.h5"
+    assert len(card["training"]["data_sha256"]) == 64
+    weights = Path("run/weights.safetensors").read_bytes()
+    assert run([*TRAIN, "--resume"]) == 0  # nothing is left to do
+    assert Path("run/weights.safetensors").read_bytes() == weights
+    assert run([*TRAIN, "--force", "--seed", "1"]) == 0
+    assert Path("run/weights.safetensors").read_bytes() != weights
+    assert "seed = 1" in Path("run/recipe.toml").read_text()
+
+
+def test_a_run_of_another_recipe_is_not_resumed(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(TRAIN) == 0
+    before = contents(here)
+    assert run([*changed(TRAIN, seed="5"), "--resume"]) == 2
+    assert "got another recipe to resume than run/recipe.toml" in capsys.readouterr().err
+    assert contents(here) == before
+
+
+def test_generate_takes_particles_of_a_file_or_draws_them(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "model", "-o", "a.h5", "--like", "showers.h5", "-n", "7", "--seed", "3"]) == 0
+    assert run(["generate", "model", "-o", "b.h5", "--energy", "2..5GeV", "-n", "9"]) == 0
+    assert capsys.readouterr().out == "a.h5: 7 showers\nb.h5: 9 showers\n"
+    like, drawn = io.read("a.h5"), io.read("b.h5")
+    np.testing.assert_array_equal(like.incident.energy, SHOWERS.incident.energy[:7])
+    fast = FastSim.load("model")
+    np.testing.assert_array_equal(like.energy, fast.simulate(SHOWERS.incident[:7], seed=3).energy)
+    assert 2e3 <= drawn.incident.energy.min() < drawn.incident.energy.max() <= 5e3
+    assert like.provenance["seed"] == 3
+    assert run(["generate", "model", "-o", "a.h5", "--like", "showers.h5", "--force"]) == 0
+    assert len(io.read("a.h5")) == 80
+
+
+def test_the_recorded_command_makes_the_same_file(here: Path) -> None:
+    for k, command in enumerate((["--like", "showers.h5", "-n", "7"], ["--energy", "2..5GeV", "-n", "9", "--spectrum",
+                                                                      "log-uniform"])):  # fmt: skip
+        first, second = f"a{k}.h5", f"b{k}.h5"
+        assert run(["generate", "model", "-o", first, *command, "--seed", "3"]) == 0
+        recorded = io.read(first).provenance["command"].split()
+        assert run([*recorded[1:], "-o", second]) == 0
+        np.testing.assert_array_equal(io.read(first).energy, io.read(second).energy)
+
+
+def test_show_says_what_a_thing_is(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for thing, words in (
+        ("showers.h5", ("showers", "small, 2 polar layers: 4x3 + 2x5", "E_tot/E")),
+        ("model", ("vae", "small, 2 polar layers", "valid")),
+        ("calogan", ("G4_Pb", "3 cartesian layers: 3x96 + 12x12 + 12x6")),
+    ):
+        assert run(["show", thing]) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words), out
+
+
+def test_an_interrupt_says_how_to_continue(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from caloforge import train
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_step", interrupted)
+    assert run(TRAIN) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_threads_are_set() -> None:
+    from caloforge.cli import _threads
+
+    _threads(1)
+    assert torch.get_num_threads() == 1
+    if hasattr(os, "sched_getaffinity"):
+        _threads(0)
+        assert torch.get_num_threads() == len(os.sched_getaffinity(0))
+
+
+def test_particles_of_another_layout_are_taken_too(here: Path) -> None:
+    from caloforge.datasets import calogan
+    from caloforge.showers import Showers
+    from caloforge.simulate.detectors import calogan_geometry
+    from caloforge.workflow import incident_of
+
+    geometry = calogan_geometry()
+    incident = Incident([2e3, 3e3], pdg=-11)
+    calogan.write(Showers(geometry, incident, np.ones((2, 504))), "calogan.hdf5")
+    np.testing.assert_array_equal(incident_of("calogan.hdf5").energy, incident.energy)

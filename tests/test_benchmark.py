@@ -45,7 +45,8 @@ def test_one_row_per_model_engine_and_batch(folder: Path) -> None:
     seen: list[tuple[int, int, str]] = []
     rows = benchmark([folder, folder], INCIDENT, engines=("pytorch",), n_geant4=0, seconds=0.02,
                      progress=lambda *step: seen.append(step))  # fmt: skip
-    assert [(r.model, r.engine, r.batch, r.threads) for r in rows] == [("tiny", "pytorch", b, 1) for b in (1, 10, 1, 10)]
+    assert [r.batch for r in rows] == [1, 10, 1, 10]
+    assert {(r.model, r.engine, r.threads) for r in rows} == {("tiny", "pytorch", 1)}
     for row in rows:
         assert 0 < row.ms_per_shower < 1e3
         assert row.ms_spread >= 0

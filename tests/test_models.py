@@ -1,14 +1,16 @@
 """The contract over every row of MODELS, and oracles of single families."""
 
 import math
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from caloforge.geometry import Geometry
-from caloforge.models import MODELS, Generator, ModelConfig, Sizes, family_of
+from caloforge.models import MODELS, Generator, ModelConfig, Objective, Sizes, family_of
 from caloforge.models.flow_matching import FlowMatching, FlowMatchingConfig
 from caloforge.models.vae import VAE, VAEConfig
 from caloforge.preprocess import PreprocessConfig
@@ -16,7 +18,15 @@ from caloforge.testing import GeneratorContract, small_geometry
 
 SIZES = Sizes(n_globals=4, n_voxels=22, n_conditions=1)
 # Sizes that any family may have; a new one is tested with those of these that it knows.
-SMALL = {"width": 16, "depth": 1, "n_latent": 3, "n_steps": 2, "layer_hidden": 8, "layer_transforms": 1, "layer_bins": 4}
+SMALL = {
+    "width": 16,
+    "depth": 1,
+    "n_latent": 3,
+    "n_steps": 2,
+    "layer_hidden": 8,
+    "layer_transforms": 1,
+    "layer_bins": 4,
+}
 SINGLE = Geometry("single", small_geometry().layers[:1])
 
 
@@ -47,11 +57,75 @@ def test_the_contract_covers_every_family() -> None:
     assert all(f"Test_{family}_on_{name}" in globals() for family in MODELS for name in ("small", "single"))
 
 
+@dataclass(frozen=True)
+class FaultyConfig:
+    """fault: what is wrong with the model."""
+
+    fault: str = ""
+
+
+class Faulty(Generator):
+    """A model that breaks one promise."""
+
+    def __init__(self, config: FaultyConfig, sizes: Sizes) -> None:
+        super().__init__()
+        self.fault, self.n_noise = config.fault, sizes.n_globals + sizes.n_voxels
+        self.scale = nn.Parameter(torch.ones(self.n_noise))
+        self.idle = nn.Parameter(torch.ones(1))
+
+    def objectives(self) -> Iterator[Objective]:
+        yield Objective("a", [self.scale, self.idle][: 2 if self.fault == "unreached" else 1], self._loss)
+
+    def _loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(()) if self.fault == "global noise in the loss" else 0.0
+        return (self.scale * x).square().mean() + noise
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        x = z * self.scale
+        if self.fault == "mixed":
+            x = x - x.mean(0)
+        if self.fault == "random":
+            x = x + torch.randn(x.shape)
+        return x[:, 1:] if self.fault == "narrow" else 0 * x if self.fault == "deaf" else x
+
+
+FAULTS = {
+    "narrow": "test_decode_returns_one_row_of_features_per_shower",
+    "idle": "test_every_loss_is_a_finite_scalar_and_every_parameter_belongs_to_one",
+    "unreached": "test_gradients_reach_every_parameter_of_each_objective",
+    "global noise in the loss": "test_the_loss_is_a_function_of_its_arguments",
+    "random": "test_decode_is_deterministic",
+    "mixed": "test_output_i_depends_on_input_i_only",
+    "deaf": "test_output_i_depends_on_input_i_only",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_the_contract_finds_the_fault(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "faulty", (FaultyConfig, Faulty))
+    case: Any = type("Case", (GeneratorContract,), {"config": FaultyConfig(fault)})()
+    with pytest.raises(AssertionError):
+        getattr(case, FAULTS[fault])()
+
+
 def test_family_of_names_the_rows() -> None:
     assert all(family_of(kind()) == family for family, (kind, _) in MODELS.items())
     wrong: Any = PreprocessConfig()
     with pytest.raises(ValueError, match=r"got a model configuration PreprocessConfig, expected one of .*VAEConfig"):
         family_of(wrong)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize(
+    "wrong",
+    [{"width": 1}, {"depth": 0}, {"dropout": 1.0}, {"n_steps": 0}, {"n_latent": 0}, {"layer_transforms": 0},
+     {"layer_bins": 0}, {"t_std": 0.0}, {"beta": -1.0}],
+)  # fmt: skip
+def test_impossible_settings_are_refused(family: str, wrong: dict[str, Any]) -> None:
+    kind, _ = MODELS[family]
+    if wrong.keys() <= {f.name for f in fields(kind)}:
+        with pytest.raises(ValueError, match=rf"got model\.{next(iter(wrong))} = .*expected"):
+            kind(**wrong)
 
 
 def flow_matching(**changes: Any) -> FlowMatching:

@@ -1,6 +1,7 @@
 """The whole path through the command line: simulate, train, generate, evaluate, export, show."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from caloforge import io
 from caloforge.cli import run
+from caloforge.config import load_recipe
 from caloforge.evaluate import distances, observables
 from caloforge.fastsim import FastSim
 from caloforge.showers import Showers
@@ -36,7 +38,7 @@ mirror = true
 log_every = 50
 checkpoint_every = 250
 """
-MARGIN = 0.7  # mean W1 of all observables, trained over untrained
+MARGIN = 0.7  # mean W1 of all observables, trained over untrained; 0.17 / 0.30 when this was written
 
 
 def mean_distance(reference: Showers, candidate: Showers) -> float:
@@ -67,9 +69,9 @@ def test_from_simulation_to_a_judged_and_exported_model(
     truth, fast = io.read("test.h5"), io.read("fast.h5")
     np.testing.assert_array_equal(fast.incident.energy, truth.incident.energy)
     assert fast.provenance["model_training"]["data"] == "train.h5"
-    train = io.read("train.h5")
-    untrained = FastSim.create(truth.geometry, FastSim.load("run").card_config(), valid=Gun.from_description(
-        train.provenance["gun"]))  # fmt: skip
+    train, recipe = io.read("train.h5"), load_recipe("recipe.toml")
+    gun = Gun.from_description(train.provenance["gun"])
+    untrained = FastSim.create(truth.geometry, recipe.model, valid=gun, preprocess=recipe.preprocess)
     untrained.fit_transform(train)
     before = mean_distance(truth, untrained.simulate(truth.incident, seed=3))
     after = mean_distance(truth, fast)
@@ -80,11 +82,12 @@ def test_from_simulation_to_a_judged_and_exported_model(
     assert abs(scores["response/mean"]["value"]) < 0.05
     assert Path("report/report.html").stat().st_size > 10_000
 
+    shown = [("train.h5", "parametric"), ("run", "vae")]
+    if all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        assert run(["export", "run", "-o", "a.onnx"]) == 0
+        assert "layer energies equal PyTorch's" in capsys.readouterr().out
+        shown.append(("a.onnx", "vae"))
     capsys.readouterr()
-    for thing, word in (("train.h5", "parametric"), ("run", "vae")):
+    for thing, word in shown:
         assert run(["show", thing]) == 0
         assert word in capsys.readouterr().out
-
-
-def test_the_exported_graph_shows_its_card(tmp_path: Path) -> None:
-    pytest.skip("placeholder")

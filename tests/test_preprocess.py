@@ -50,7 +50,9 @@ def test_noise_becomes_showers_with_the_layer_energies_of_the_fractions(seed: in
     layers = transform.fractions.layer_energies(logits, incident)
     torch.testing.assert_close(transform.fractions.layer_sums(energy).double(), layers, rtol=1e-5, atol=0)
     assert torch.isfinite(energy).all()
-    assert torch.all((energy == 0) | (energy >= THRESHOLD * (1 - 1e-5)) | (layers < 22 * THRESHOLD).any(1, keepdim=True))
+    assert torch.all(
+        (energy == 0) | (energy >= THRESHOLD * (1 - 1e-5)) | (layers < 22 * THRESHOLD).any(1, keepdim=True)
+    )
 
 
 def test_a_layer_with_energy_but_no_filled_voxel_gets_exactly_its_energy() -> None:
@@ -58,7 +60,9 @@ def test_a_layer_with_energy_but_no_filled_voxel_gets_exactly_its_energy() -> No
     x = torch.zeros(100, transform.n_globals + 22)
     x[:, transform.n_globals :] = torch.linspace(-6, -5, 22)  # every voxel below its threshold
     energy = transform.inverse(x, incident)
-    layers = transform.fractions.layer_energies(transform.layers.read(x[:, : transform.n_globals].double())[:, :2], incident)
+    layers = transform.fractions.layer_energies(
+        transform.layers.read(x[:, : transform.n_globals].double())[:, :2], incident
+    )
     assert torch.all(layers > 0)
     torch.testing.assert_close(transform.fractions.layer_sums(energy).double(), layers, rtol=1e-5, atol=0)
 

@@ -155,7 +155,9 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> FastSim:
 
 def test_a_loss_that_is_not_finite_names_objective_and_step(toy: FastSim, tmp_path: Path) -> None:
     toy.generator.config = ToyConfig(fault=6)  # type: ignore[assignment]
-    with pytest.raises(FloatingPointError, match=r"got a loss of nan for objective 'b' at step 6, expected a finite .*;"):
+    with pytest.raises(
+        FloatingPointError, match=r"got a loss of nan for objective 'b' at step 6, expected a finite .*;"
+    ):
         fit(toy, SHOWERS, CONFIG, folder=tmp_path)
     assert log(tmp_path)[-1]["step"] == 6
     assert torch.load(tmp_path / "last.pt", weights_only=True)["step"] == 5  # what was good stays

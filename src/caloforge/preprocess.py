@@ -77,16 +77,14 @@ class ShowerTransform(nn.Module):
         """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
         g, v = self.layers.read(x[:, : self.n_globals].double()), x[:, self.n_globals :]
         filled = g[:, self.n_layers :].floor().clamp_min(1.0).to(v.dtype)
-        margin = v - self.voxels.border
-        chosen = margin + self._shift(margin, filled)[:, self.fractions.layer_index] >= 0
-        # The shift only chooses which voxels are filled: their values stay, or the inverse would not be one.
-        w = torch.where(chosen, self.voxels.read(v), -torch.inf)
-        return self.fractions.inverse(g[:, : self.n_layers], w, incident)
+        v = v + self._shift(v - self.voxels.border, filled)[:, self.fractions.layer_index]
+        return self.fractions.inverse(g[:, : self.n_layers], self.voxels.inverse(v), incident)
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
-        """Smallest shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
+        """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
 
-        margin: distance to the threshold, (N, V); filled: whole numbers, at least 1. One sort serves all layers.
+        margin: distance to the threshold, (N, V); filled: whole numbers, at least 1. 0 where the number is right
+        without. One sort serves all layers.
         """
         base = SPAN * torch.arange(self.n_layers, device=margin.device, dtype=margin.dtype)
         keys = margin.clamp(-SPAN / 3, SPAN / 3) - base[self.fractions.layer_index]
@@ -94,9 +92,9 @@ class ShowerTransform(nn.Module):
         ordered = nn.functional.pad(ordered, (0, 1), value=-SPAN * (self.n_layers + 1))
         place = (self.offsets + filled.clamp_max(self.sizes) - 1).long()
         last_in = ordered.gather(1, place) + base
-        first_out = torch.maximum(ordered.gather(1, place + 1) + base, last_in - 1)
-        right = (last_in >= 0) & (first_out < 0)
-        return torch.where(right, 0.0, -0.5 * (last_in + first_out))
+        first_out = ordered.gather(1, place + 1) + base
+        beyond = (0.5 * (last_in - first_out)).clamp(2e-5, 1e-4)  # clear of rounding, and in between if there is room
+        return torch.where((last_in >= 0) & (first_out < 0), 0.0, beyond - last_in)
 
 
 class ConditionEncoder(nn.Module):

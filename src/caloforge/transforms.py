@@ -4,7 +4,8 @@ N showers, V voxels, L layers. The layer fractions are those of CaloFlow (Krause
 
     u_0 = E_tot / (c E_inc),    u_l = E_{l-1} / sum_{k >= l-1} E_k   (l = 1 .. L-1)
 
-and every voxel is taken relative to the energy of its layer.
+and every voxel is placed between the threshold e_0 and the energy of its layer, w = ln(e / e_0) / ln(E_l / e_0): it is
+0 for the faintest voxel and 1 for one that holds its whole layer, at any incident energy.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ from .geometry import Geometry
 
 
 class LayerFractions(nn.Module):
-    """Voxel energies [MeV] <-> logit(u), (N, L), and w = ln(e / E_layer), (N, V), with w = -inf in empty voxels.
+    """Voxel energies [MeV] <-> logit(u), (N, L), and w, (N, V), with w = -inf in empty voxels.
 
     threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1.
     Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1].
@@ -41,7 +42,7 @@ class LayerFractions(nn.Module):
     def forward(self, energy: Tensor, incident: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.where(energy < self.threshold, 0.0, energy)
         layers = self.layer_sums(energy)
-        w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
+        w = torch.log(energy / self.threshold) / self._span(layers)
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
@@ -53,17 +54,18 @@ class LayerFractions(nn.Module):
     def inverse(self, logits: Tensor, w: Tensor, incident: Tensor) -> Tensor:
         """Voxel energies [MeV], (N, V); each layer sums to the energy that ``logits`` give it."""
         layers = self.layer_energies(logits, incident).to(w.dtype)
-        weight = torch.exp(w)
-        energy = weight * (layers / self.layer_sums(weight).clamp_min(1e-20))[:, self.layer_index]
-        # A layer too thin for any voxel to pass keeps its largest one, and with it its energy.
-        least = self.layer_maxima(energy).clamp_max(self.threshold)[:, self.layer_index]
-        energy = torch.where(energy < least, 0.0, energy)
-        return energy * (layers / self.layer_sums(energy).clamp_min(1e-20))[:, self.layer_index]
+        filled = torch.isfinite(w)
+        n = self.layer_sums(filled.to(w.dtype))
+        # Every filled voxel holds the threshold; what is left of the layer is shared in proportion to the excesses.
+        base = torch.minimum(layers / n.clamp_min(1.0), layers.new_tensor(self.threshold))
+        excess = torch.where(filled, (torch.exp(w * self._span(layers)) - 1).clamp_min(1e-6), 0.0)
+        share = (layers - n * base).clamp_min(0.0) / self.layer_sums(excess).clamp_min(1e-20)
+        energy = base[:, self.layer_index] + excess * share[:, self.layer_index]
+        return torch.where(filled, energy, 0.0)
 
-    def layer_maxima(self, values: Tensor) -> Tensor:
-        """Largest value of each layer: (N, V) -> (N, L)."""
-        lowest = values.new_full((values.shape[0], self.n_layers), -1e30)
-        return lowest.scatter_reduce(1, self.layer_index.expand(values.shape), values, "amax")
+    def _span(self, layers: Tensor) -> Tensor:
+        """ln(E_l / e_0) at each voxel: (N, L) -> (N, V)."""
+        return torch.log(layers.clamp_min(1.01 * self.threshold) / self.threshold)[:, self.layer_index]
 
     def layer_energies(self, logits: Tensor, incident: Tensor) -> Tensor:
         """Layer energies [MeV], (N, L); below the threshold they are 0. Best with float64 logits."""
@@ -108,7 +110,7 @@ class Gaussianize(nn.Module):
             grid = torch.linspace(border, self.X_MAX, self.n_knots, dtype=torch.float64)
             rank = ((torch.special.ndtr(grid) - p) / (1 - p)).clamp(0, 1)
             values = torch.from_numpy(np.quantile(full.numpy(), rank.numpy()))
-            values += 1e-6 * torch.arange(self.n_knots)  # strictly rising, so that the forward map exists
+            values += 1e-7 * torch.arange(self.n_knots)  # strictly rising, so that the forward map exists
             self.border[v], self.table[v] = border, values.float()
 
     def _step(self) -> Tensor:

@@ -78,8 +78,8 @@ def _prepare_folder(output: Path, recipe: "Recipe", resume: bool, force: bool) -
             )
         if load_recipe(output / "recipe.toml") != recipe:
             raise ValueError(
-                f"got another recipe to resume than {output / 'recipe.toml'}, expected the same; give the same command or "
-                "start a new run"
+                f"got another recipe to resume than {output / 'recipe.toml'}, expected the same; give the same "
+                "command or start a new run"
             )
         return
     io.require_absent(output, force)

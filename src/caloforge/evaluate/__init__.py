@@ -44,9 +44,9 @@ def evaluate(
     """Compare candidate showers with reference (Geant4) showers of the same geometry.
 
     Scores: auc_low, auc_high, jsd_low, jsd_high, separation/<observable>, w1/<observable>, response/mean,
-    response/width, response/core_width, occupancy/layer_<l>. repeats, epochs: trainings of each classifier; n_bootstrap: resamplings
-    behind the errors of the one-dimensional distances; progress: called with the fraction done and what comes next.
-    The same samples and seed give the same scores; global random states are left alone.
+    response/width, response/core_width, occupancy/layer_<l>. repeats, epochs: trainings of each classifier;
+    n_bootstrap: resamplings behind the errors of the one-dimensional distances; progress: called with the fraction
+    done and what comes next. The same samples and seed give the same scores; global random states are left alone.
     """
     _check(reference, candidate, seed, repeats, epochs, n_bootstrap)
     tell = progress or (lambda fraction, text: None)

@@ -7,6 +7,7 @@ noise (N, Z) ~ N(0, 1).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import zuko
@@ -50,6 +51,16 @@ class Generator(nn.Module, ABC):
     def loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Sum of all objectives, a scalar."""
         return torch.stack([objective.loss(x, c, generator) for objective in self.objectives()]).sum()
+
+
+def require_sizes(config: Any, *names: str) -> None:
+    """Raise ValueError unless these fields of a configuration are at least 1, width at least 2 and 0 <= dropout < 1."""
+    least = dict.fromkeys(names, 1) | {"width": 2}
+    for name, smallest in least.items():
+        if getattr(config, name) < smallest:
+            raise ValueError(f"got model.{name} = {getattr(config, name)}, expected at least {smallest}; raise it")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"got model.dropout = {config.dropout}, expected 0 <= dropout < 1; correct it")
 
 
 def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:

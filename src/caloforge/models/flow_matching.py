@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import SOLVERS
-from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like
+from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like, require_sizes
 
 N_FREQUENCIES = 8
 
@@ -38,6 +38,11 @@ class FlowMatchingConfig:
     layer_hidden: int = 48
     layer_transforms: int = 3
     layer_bins: int = 12
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "depth", "n_steps", "layer_hidden", "layer_transforms", "layer_bins")
+        if not self.t_std > 0:
+            raise ValueError(f"got model.t_std = {self.t_std}, expected above 0; raise it")
 
 
 class FlowMatching(Generator):

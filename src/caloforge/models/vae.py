@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like
+from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like, require_sizes
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class VAEConfig:
     layer_hidden: int = 48
     layer_transforms: int = 3
     layer_bins: int = 12
+
+    def __post_init__(self) -> None:
+        require_sizes(self, "n_latent", "depth", "layer_hidden", "layer_transforms", "layer_bins")
+        if not self.beta >= 0:
+            raise ValueError(f"got model.beta = {self.beta}, expected at least 0; raise it")
 
 
 class VAE(Generator):

@@ -56,7 +56,8 @@ def test_scores_have_the_promised_names(report):
     observables = {name.removeprefix("w1/") for name in names if name.startswith("w1/")}
     assert {"total_energy", "response", "depth", "occupied_1", "lateral_width_0"} <= observables
     assert names == {
-        "auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width", "occupancy/layer_0",
+        "auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width",
+        "occupancy/layer_0",
         "occupancy/layer_1", *(f"w1/{name}" for name in observables), *(f"separation/{name}" for name in observables),
     }  # fmt: skip
 

@@ -129,6 +129,8 @@ def generate(
     fast = FastSim.load(hub.model(model))
     if like is not None:
         incident = workflow.incident_of(like)[: n or None]
+        if n is not None and len(incident) < n:
+            raise ValueError(f"got -n {n} with {like} of {len(incident)} showers, expected at most as many; lower it")
         first = [] if n is None else ["-n", str(n)]
         command = ["caloforge", "generate", model, "--like", like, *first, "--seed", str(seed)]
     else:
@@ -259,21 +261,13 @@ def run(arguments: list[str]) -> int:
 
             print(f"caloforge {__version__}")
             return 0
-        # Parsing builds one verb only: the help of all of them is a list of names.
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="caloforge", args=arguments, description=_ABOUT)
-    except (
-        ValueError,
-        FileNotFoundError,
-        FileExistsError,
-        NotADirectoryError,
-        PermissionError,
-        FloatingPointError,
-    ) as error:
-        print(f"caloforge: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"caloforge: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             "caloforge: interrupted; finished chunks and checkpoints are kept: run the same command again to continue "

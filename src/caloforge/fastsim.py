@@ -92,7 +92,9 @@ class FastSim(nn.Module):
         return Showers.concat(list(self.stream(incident, seed=seed)))
 
     def stream(self, incident: Incident, *, seed: int, chunk: int = CHUNK) -> Iterator[Showers]:
-        """The same in parts of ``chunk`` showers, for constant memory."""
+        """The same in parts of ``chunk`` showers, for constant memory; another chunk draws other noise."""
+        if len(incident) == 0:
+            raise ValueError("got no incident particles, expected at least one; check the selection")
         self.check(incident)
         provenance = self.provenance() | {"seed": seed}
         for k, start in enumerate(range(0, len(incident), chunk)):

@@ -4,6 +4,7 @@ All randomness of step k comes from (seed, k): a resumed run continues bit for b
 log.jsonl (one JSON object per log step), last.pt (checkpoint), and at the end the model itself.
 """
 
+import hashlib
 import json
 import math
 import time
@@ -87,8 +88,11 @@ def fit(
     optimisers = [_optimiser(o, config) for o in objectives]
     average = AveragedModel(generator, multi_avg_fn=_ema(config))
     best = _Best(objectives, generator)
-    state = _State(generator, average, optimisers, best, Path(folder) / "last.pt" if folder else None, asdict(config))
+    settings = asdict(config) | {"showers": hashlib.sha256(showers.energy.tobytes()).hexdigest()[:16]}
+    state = _State(generator, average, optimisers, best, Path(folder) / "last.pt" if folder else None, settings)
     start = state.load() if resume else 0
+    if folder:
+        _cut_log(Path(folder) / "log.jsonl", start)
     generator.train()
     losses: dict[str, float] = {}  # the latest of every objective
     started, began = time.monotonic(), start
@@ -228,6 +232,13 @@ def _log(folder: str | Path | None, row: dict[str, Any]) -> None:
     if folder:
         with open(Path(folder) / "log.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the rows behind ``step``: a resumed run writes them again."""
+    if path.exists():
+        rows = [row for row in path.read_text().splitlines() if json.loads(row)["step"] <= step]
+        path.write_text("".join(row + "\n" for row in rows))
 
 
 class _Best:

@@ -7,6 +7,7 @@ model (FastSim) share this protocol and are interchangeable. A sample is made in
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -66,6 +67,7 @@ _worker: Simulator | None = None
 
 def _start_worker(factory: Callable[[], Simulator]) -> None:
     global _worker  # one engine per process: Geant4 cannot be built twice
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C stops the parent, which lets running chunks finish
     _worker = factory()
 
 

@@ -4,7 +4,7 @@
     caloforge simulate calogan --particle e+ --energy 1..100GeV -n 8000 --seed 1 -o eplus_train.h5
     python benchmarks/make_samples.py eplus_test.h5 eplus_train.h5 calogan_eplus.h5
 
-The last file, optional, is a sample in the CaloGAN layout made by the same Geant4 with seeds 3011 and 3012; it joins the
+The last file, optional, is a sample in the CaloGAN layout made by the same Geant4 with seeds 3011, 3012; it joins the
 train part. The test part is one production of its own.
 """
 

@@ -4,8 +4,7 @@ N showers, V voxels, L layers. The layer fractions are those of CaloFlow (Krause
 
     u_0 = E_tot / (c E_inc),    u_l = E_{l-1} / sum_{k >= l-1} E_k   (l = 1 .. L-1)
 
-and every voxel is placed between the threshold e_0 and the energy of its layer, w = ln(e / e_0) / ln(E_l / e_0): it is
-0 for the faintest voxel and 1 for one that holds its whole layer, at any incident energy.
+and every voxel is taken relative to the energy of its layer, w = ln(e / E_l).
 """
 
 import numpy as np
@@ -42,7 +41,7 @@ class LayerFractions(nn.Module):
     def forward(self, energy: Tensor, incident: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.where(energy < self.threshold, 0.0, energy)
         layers = self.layer_sums(energy)
-        w = torch.log(energy / self.threshold) / self._span(layers)
+        w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
@@ -58,14 +57,11 @@ class LayerFractions(nn.Module):
         n = self.layer_sums(filled.to(w.dtype))
         # Every filled voxel holds the threshold; what is left of the layer is shared in proportion to the excesses.
         base = torch.minimum(layers / n.clamp_min(1.0), layers.new_tensor(self.threshold))
-        excess = torch.where(filled, (torch.exp(w * self._span(layers)) - 1).clamp_min(1e-6), 0.0)
+        whole = torch.exp(w) * layers[:, self.layer_index]
+        excess = torch.where(filled, (whole - self.threshold).clamp_min(1e-6 * self.threshold), 0.0)
         share = (layers - n * base).clamp_min(0.0) / self.layer_sums(excess).clamp_min(1e-20)
         energy = base[:, self.layer_index] + excess * share[:, self.layer_index]
         return torch.where(filled, energy, 0.0)
-
-    def _span(self, layers: Tensor) -> Tensor:
-        """ln(E_l / e_0) at each voxel: (N, L) -> (N, V)."""
-        return torch.log(layers.clamp_min(1.01 * self.threshold) / self.threshold)[:, self.layer_index]
 
     def layer_energies(self, logits: Tensor, incident: Tensor) -> Tensor:
         """Layer energies [MeV], (N, L); below the threshold they are 0. Best with float64 logits."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.geometry import Geometry, Layer, regular
-from caloforge.transforms import Gaussianize, LayerFractions
+from caloforge.transforms import Decorrelate, Gaussianize, LayerFractions
 from conftest import random_showers
 
 THRESHOLD = 0.01  # MeV
@@ -43,7 +43,7 @@ def slow_fractions(transform: LayerFractions, geometry: Geometry, energy: list[f
     layers = [0.0] * geometry.n_layers
     for voxel, layer in enumerate(geometry.layer_index):
         layers[layer] += energy[voxel]
-    w = [np.log(e / layers[k]) if e > 0 else -np.inf for e, k in zip(energy, geometry.layer_index, strict=True)]
+    w = [np.log(e) if e > 0 else -np.inf for e in energy]
     layers = [e if e >= THRESHOLD else THRESHOLD * f for e, f in zip(layers, fill, strict=True)]
     u = [sum(layers) / (float(transform.ceiling) * incident)]
     u += [layers[k] / sum(layers[k:]) for k in range(geometry.n_layers - 1)]
@@ -202,3 +202,46 @@ def test_fit_takes_the_largest_response_as_ceiling() -> None:
     transform = LayerFractions(MIXED, THRESHOLD)
     transform.fit(torch.tensor(showers.energy), torch.tensor(showers.incident.energy))
     assert float(transform.ceiling) == pytest.approx(1.02 * (showers.total / showers.incident.energy).max(), rel=1e-5)
+
+
+def correlated_sample(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """v (n, 4) with means quadratic in h (n, 2) and correlated noise, and h."""
+    rng = np.random.default_rng(3)
+    h = rng.normal(size=(n, 2))
+    means = h @ rng.normal(size=(2, 4)) + (h[:, :1] * h[:, 1:]) @ rng.normal(size=(1, 4)) - 1
+    noise = rng.normal(size=(n, 4)) @ rng.normal(size=(4, 4))
+    return torch.from_numpy(means + noise).float(), torch.from_numpy(h).float()
+
+
+@pytest.mark.parametrize("limit", [2048, 2], ids=["covariance", "widths only"])
+def test_decorrelated_features_have_no_mean_given_h_and_unit_covariance(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caloforge.transforms.LARGEST_COVARIANCE", limit)
+    v, h = correlated_sample(20_000)
+    transform = Decorrelate(4, 2)
+    transform.fit(v, h)
+    y = transform(v, h)
+    covariance = torch.cov(torch.cat([y, h, h.square()], dim=1).T)
+    torch.testing.assert_close(torch.diag(covariance)[:4], torch.ones(4), rtol=0.02, atol=0)
+    torch.testing.assert_close(covariance[:4, 4:], torch.zeros(4, 4), rtol=0, atol=0.02)  # nothing of h is left
+    if limit > 4:
+        torch.testing.assert_close(covariance[:4, :4], torch.eye(4), rtol=0, atol=0.02)
+    torch.testing.assert_close(transform.inverse(y, h), v, rtol=1e-4, atol=1e-4)
+
+
+def test_a_loaded_decorrelation_is_the_fitted_one() -> None:
+    v, h = correlated_sample(500)
+    transform, again = Decorrelate(4, 2), Decorrelate(4, 2)
+    transform.fit(v, h)
+    again.load_state_dict(transform.state_dict())
+    torch.testing.assert_close(again(v, h), transform(v, h))
+
+
+def test_ranks_by_comparison_equal_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = normal_sample(300, 4, 0.3)
+    transform = Gaussianize(3, 33)
+    transform.fit(w)
+    compared = transform(w)
+    monkeypatch.setattr("caloforge.transforms.MANY", 0)
+    torch.testing.assert_close(transform(w), compared, rtol=0, atol=0)

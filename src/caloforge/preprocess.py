@@ -1,8 +1,9 @@
 """The shared preprocessing: showers <-> features of about unit normal shape, and incident particles <-> conditions.
 
-Features x = [g, v], (N, G + V): G = 2 L numbers of the layers (energy fractions and numbers of filled voxels), V of the
-voxels, each Gaussianised by its own quantiles. The numbers of filled voxels are features of their own because they sum
-weak correlations of all voxels of a layer, which a model of single voxels misses first.
+Features x = [g, y], (N, G + V): G = 2 L numbers of the layers (energy fractions and numbers of filled voxels), each
+Gaussianised by its own quantiles, and V of the voxels: Gaussianised, then decorrelated given g and s, the Gaussianised
+logarithms of the layer energies. The numbers of filled voxels are features of their own because they sum weak
+correlations of all voxels of a layer, which a model of single voxels misses first.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import Array, Geometry
-from .transforms import Gaussianize, LayerFractions
+from .transforms import Decorrelate, Gaussianize, LayerFractions
 
 CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
@@ -42,43 +43,61 @@ class ShowerTransform(nn.Module):
 
     def __init__(self, geometry: Geometry, config: PreprocessConfig) -> None:
         super().__init__()
-        self.n_layers, self.n_voxels, self.n_globals = geometry.n_layers, geometry.n_voxels, 2 * geometry.n_layers
+        self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
+        self.n_globals, self.n_fixed = 2 * self.n_layers, 3 * self.n_layers
         self.fractions = LayerFractions(geometry, config.threshold_mev)
         self.layers = Gaussianize(self.n_globals, 4 * config.n_knots)
+        self.scales = Gaussianize(self.n_layers, config.n_knots)
         self.voxels = Gaussianize(self.n_voxels, config.n_knots)
+        self.decorrelate = Decorrelate(self.n_voxels, self.n_fixed)
         self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)
         self.register_buffer("sizes", torch.from_numpy(np.diff(geometry.offsets)).float(), persistent=False)
 
     def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None) -> None:
         """Set the statistics from training showers; mirrors: voxel permutations (S, V), symmetries."""
         self.fractions.fit(energy, incident)
-        g, w = self._raw(energy, incident)
+        g, scales, w = self._raw(energy, incident)
+        flips = [torch.arange(self.n_voxels)] if mirrors is None else list(mirrors)
         self.layers.fit(g)
-        self.voxels.fit(w if mirrors is None else torch.cat([w[:, m] for m in mirrors]))
+        self.scales.fit(scales)
+        self.voxels.fit(torch.cat([w[:, m] for m in flips]))
+        h = torch.cat([self.layers(g), self.scales(scales)], dim=1)
+        uniform = torch.rand(w.shape, generator=torch.Generator().manual_seed(1)).to(w.device)
+        v = self.voxels.dequantise(self.voxels(w), uniform)
+        self.decorrelate.fit(torch.cat([v[:, m] for m in flips]), h.repeat(len(flips), 1))
 
-    def _raw(self, energy: Tensor, incident: Tensor) -> tuple[Tensor, Tensor]:
-        """[logit(u), number of filled voxels + noise in (0, 1)] (N, G) and w (N, V)."""
+    def _raw(self, energy: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """[logit(u), number of filled voxels + noise in (0, 1)] (N, G), ln(E_l / MeV) (N, L), and w (N, V)."""
         random = torch.Generator().manual_seed(0)  # the same noise for the same number of showers
         fill = 1 - torch.rand(len(energy), self.n_globals, generator=random, dtype=energy.dtype).to(energy.device)
         logits, w = self.fractions(energy, incident, fill[:, : self.n_layers])
         filled = self.fractions.layer_sums(torch.isfinite(w).to(energy.dtype))
-        return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :]], dim=1), w
+        scales = self._scales(self.fractions.layer_energies(logits, incident))
+        return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :]], dim=1), scales, w
+
+    def _scales(self, layers: Tensor) -> Tensor:
+        """ln(E_l / MeV) of layer energies (N, L) [MeV]; empty layers count as holding the threshold."""
+        return torch.log(layers.clamp_min(self.fractions.threshold))
 
     def forward(self, energy: Tensor, incident: Tensor) -> Tensor:
-        """Features with -inf in empty voxels; ``dequantise`` makes them finite."""
-        g, w = self._raw(energy, incident)
-        return torch.cat([self.layers(g), self.voxels(w)], dim=1)
+        """Encoded showers [g, s, v], (N, 3 L + V), with -inf in empty voxels; ``dequantise`` makes them features."""
+        g, scales, w = self._raw(energy, incident)
+        return torch.cat([self.layers(g), self.scales(scales), self.voxels(w)], dim=1)
 
-    def dequantise(self, x: Tensor, uniform: Tensor) -> Tensor:
-        """Fill empty voxels with noise below their threshold; uniform: (N, V) in [0, 1)."""
-        return torch.cat([x[:, : self.n_globals], self.voxels.dequantise(x[:, self.n_globals :], uniform)], dim=1)
+    def dequantise(self, encoded: Tensor, uniform: Tensor) -> Tensor:
+        """Features (N, G + V): empty voxels filled with noise below their threshold; uniform: (N, V) in [0, 1)."""
+        h, v = encoded[:, : self.n_fixed], self.voxels.dequantise(encoded[:, self.n_fixed :], uniform)
+        return torch.cat([h[:, : self.n_globals], self.decorrelate(v, h)], dim=1)
 
     def inverse(self, x: Tensor, incident: Tensor) -> Tensor:
         """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
-        g, v = self.layers.read(x[:, : self.n_globals].double()), x[:, self.n_globals :]
-        filled = g[:, self.n_layers :].floor().clamp_min(1.0).to(v.dtype)
+        g = x[:, : self.n_globals]
+        raw = self.layers.read(g.double())
+        logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers :].floor().clamp_min(1.0).to(x.dtype)
+        scales = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
+        v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, scales], dim=1))
         v = v + self._shift(v - self.voxels.border, filled)[:, self.fractions.layer_index]
-        return self.fractions.inverse(g[:, : self.n_layers], self.voxels.inverse(v), incident)
+        return self.fractions.inverse(logits, self.voxels.inverse(v), incident)
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
         """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.

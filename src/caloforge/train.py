@@ -60,7 +60,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class _Data:
-    """Encoded showers x (N, G + V), context c (N, C), and the permutations that augment them (S, G + V)."""
+    """Encoded showers x (N, 3 L + V), context c (N, C), and the permutations that augment them (S, 3 L + V)."""
 
     x: Tensor
     c: Tensor
@@ -140,7 +140,7 @@ def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Dat
     kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
     flips = torch.from_numpy(mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1])
     fast.fit_transform(kept, flips)
-    fixed = torch.arange(fast.transform.n_globals)
+    fixed = torch.arange(fast.transform.n_fixed)
     both = torch.cat([fixed.repeat(len(flips), 1), flips + len(fixed)], dim=1)
     data = [_Data(*fast.encode(part), both) for part in (kept, held) if len(part)]
     return data[0], data[1] if len(data) > 1 else None

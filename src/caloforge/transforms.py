@@ -4,7 +4,7 @@ N showers, V voxels, L layers. The layer fractions are those of CaloFlow (Krause
 
     u_0 = E_tot / (c E_inc),    u_l = E_{l-1} / sum_{k >= l-1} E_k   (l = 1 .. L-1)
 
-and every voxel is taken relative to the energy of its layer, w = ln(e / E_l).
+and every voxel enters as w = ln(e / MeV), so that the faint ones look alike at any incident energy.
 """
 
 import numpy as np
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import Geometry
+
+MANY = 16_384  # table entries that are searched instead of compared
+LARGEST_COVARIANCE = 2048  # voxels
 
 
 class LayerFractions(nn.Module):
@@ -41,7 +44,7 @@ class LayerFractions(nn.Module):
     def forward(self, energy: Tensor, incident: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.where(energy < self.threshold, 0.0, energy)
         layers = self.layer_sums(energy)
-        w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
+        w = torch.log(energy)
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
@@ -57,8 +60,7 @@ class LayerFractions(nn.Module):
         n = self.layer_sums(filled.to(w.dtype))
         # Every filled voxel holds the threshold; what is left of the layer is shared in proportion to the excesses.
         base = torch.minimum(layers / n.clamp_min(1.0), layers.new_tensor(self.threshold))
-        whole = torch.exp(w) * layers[:, self.layer_index]
-        excess = torch.where(filled, (whole - self.threshold).clamp_min(1e-6 * self.threshold), 0.0)
+        excess = torch.where(filled, (torch.exp(w) - self.threshold).clamp_min(1e-6 * self.threshold), 0.0)
         share = (layers - n * base).clamp_min(0.0) / self.layer_sums(excess).clamp_min(1e-20)
         energy = base[:, self.layer_index] + excess * share[:, self.layer_index]
         return torch.where(filled, energy, 0.0)
@@ -115,11 +117,17 @@ class Gaussianize(nn.Module):
     def forward(self, w: Tensor) -> Tensor:
         """w (N, F) -> x (N, F); empty entries stay -inf, ``dequantise`` fills them."""
         columns = w.T.contiguous()
-        right = torch.searchsorted(self.table, columns).clamp(1, self.n_knots - 1)
+        right = self._rank(columns).clamp(1, self.n_knots - 1)
         low, high = self.table.gather(1, right - 1), self.table.gather(1, right)
         place = right - 1 + ((columns - low) / (high - low).clamp_min(1e-12)).clamp(0, 1)
         x = (self.border[:, None] + self._step()[:, None] * place).T
         return torch.where(torch.isfinite(w), x, w)
+
+    def _rank(self, columns: Tensor) -> Tensor:
+        """Number of table entries below each value: (F, N) -> (F, N)."""
+        if self.table.numel() > MANY:
+            return torch.searchsorted(self.table, columns)
+        return (self.table[:, None, :] < columns[:, :, None]).sum(2)  # the same, and ONNX can say it
 
     def dequantise(self, x: Tensor, uniform: Tensor) -> Tensor:
         """Replace -inf by a draw from the normal distribution below the border; uniform (N, F) in [0, 1)."""
@@ -139,3 +147,53 @@ class Gaussianize(nn.Module):
         flat = self.table.reshape(-1)
         low, high = flat[index], flat[index + 1]
         return low + (place - left) * (high - low)
+
+
+class Decorrelate(nn.Module):
+    """v (N, V) <-> y = (v - phi(h) B) S^-1/2: what is left of v after a regression on h (N, H), with unit covariance.
+
+    phi(h): 1, h and the products of two of them (their squares only, for more than 16). S: covariance of the residuals;
+    only its diagonal for more than 2048 voxels. Independent normal y are then a Gaussian copula with the right means,
+    widths and correlations, and a network has to learn only what differs from it.
+    """
+
+    slopes: Tensor
+    root: Tensor
+    white: Tensor
+
+    def __init__(self, n_features: int, n_given: int) -> None:
+        super().__init__()
+        self.full = n_features <= LARGEST_COVARIANCE
+        n_terms = self._terms(torch.zeros(1, n_given)).shape[1]
+        unit = torch.eye(n_features) if self.full else torch.ones(n_features)
+        self.register_buffer("slopes", torch.zeros(n_terms, n_features))
+        self.register_buffer("root", unit)
+        self.register_buffer("white", torch.zeros_like(unit), persistent=False)  # inverse of root, made when needed
+
+    @staticmethod
+    def _terms(h: Tensor) -> Tensor:
+        n = h.shape[1]
+        first, second = torch.triu_indices(n, n) if n <= 16 else torch.arange(n).expand(2, n)
+        return torch.cat([torch.ones_like(h[:, :1]), h, h[:, first] * h[:, second]], dim=1)
+
+    def fit(self, v: Tensor, h: Tensor) -> None:
+        """Set regression and covariance from v (N, V) and h (N, H)."""
+        terms, v = self._terms(h.double()), v.double()
+        small = 1e-6 * len(v) * torch.eye(terms.shape[1], dtype=v.dtype)
+        slopes = torch.linalg.solve(terms.T @ terms + small, terms.T @ v)
+        rest = v - terms @ slopes
+        if self.full:
+            values, vectors = torch.linalg.eigh(torch.cov(rest.T) if len(v) > 1 else torch.eye(v.shape[1]).double())
+            root = vectors * values.clamp_min(1e-4).sqrt() @ vectors.T
+        else:
+            root = rest.std(0).clamp_min(1e-2)
+        self.slopes, self.root, self.white = slopes.float(), root.float(), torch.zeros_like(self.white)
+
+    def forward(self, v: Tensor, h: Tensor) -> Tensor:
+        if not self.white.any():
+            self.white = torch.linalg.inv(self.root) if self.full else 1 / self.root
+        rest = v - self._terms(h) @ self.slopes
+        return rest @ self.white if self.full else rest * self.white
+
+    def inverse(self, y: Tensor, h: Tensor) -> Tensor:
+        return self._terms(h) @ self.slopes + (y @ self.root if self.full else y * self.root)

@@ -150,50 +150,67 @@ class Gaussianize(nn.Module):
 
 
 class Decorrelate(nn.Module):
-    """v (N, V) <-> y = (v - phi(h) B) S^-1/2: what is left of v after a regression on h (N, H), with unit covariance.
+    """v (N, V) <-> y = (v - mu(h)) / sigma(h) C^-1/2: what is left of v given h (N, H), with unit covariance.
 
-    phi(h): 1, h and the products of two of them (their squares only, for more than 16). S: covariance of the residuals;
-    only its diagonal for more than 2048 voxels. Independent normal y are then a Gaussian copula with the right means,
-    widths and correlations, and a network has to learn only what differs from it.
+    mu and ln sigma^2 are regressions on phi(h): 1, h, the products of two of them (their squares only, for more than
+    16) and hinges max(h - k, 0) at fixed knots k. C: covariance of (v - mu)/sigma; only its diagonal for more than 2048
+    voxels. Independent normal y are then a Gaussian copula with the right means, widths and correlations, and a network
+    has to learn only what differs from it.
     """
 
     slopes: Tensor
+    widths: Tensor
     root: Tensor
     white: Tensor
+    knots: Tensor
 
     def __init__(self, n_features: int, n_given: int) -> None:
         super().__init__()
         self.full = n_features <= LARGEST_COVARIANCE
+        self.register_buffer("knots", torch.arange(-2.0, 2.1, 0.5), persistent=False)
         n_terms = self._terms(torch.zeros(1, n_given)).shape[1]
         unit = torch.eye(n_features) if self.full else torch.ones(n_features)
-        self.register_buffer("slopes", torch.zeros(n_terms, n_features))
+        self.register_buffer("slopes", torch.zeros(n_terms, n_features))  # of mu
+        self.register_buffer("widths", torch.zeros(n_terms, n_features))  # of ln sigma
         self.register_buffer("root", unit)
         self.register_buffer("white", torch.zeros_like(unit), persistent=False)  # inverse of root, made when needed
 
-    @staticmethod
-    def _terms(h: Tensor) -> Tensor:
+    def _terms(self, h: Tensor) -> Tensor:
         n = h.shape[1]
         first, second = torch.triu_indices(n, n) if n <= 16 else torch.arange(n).expand(2, n)
-        return torch.cat([torch.ones_like(h[:, :1]), h, h[:, first] * h[:, second]], dim=1)
+        hinges = (h[:, :, None] - self.knots.to(h.dtype)).clamp_min(0.0).flatten(1)
+        return torch.cat([torch.ones_like(h[:, :1]), h, h[:, first] * h[:, second], hinges], dim=1)
 
     def fit(self, v: Tensor, h: Tensor) -> None:
-        """Set regression and covariance from v (N, V) and h (N, H)."""
+        """Set regressions and covariance from v (N, V) and h (N, H)."""
         terms, v = self._terms(h.double()), v.double()
-        small = 1e-6 * len(v) * torch.eye(terms.shape[1], dtype=v.dtype)
-        slopes = torch.linalg.solve(terms.T @ terms + small, terms.T @ v)
+        small = 1e-4 * len(v) * torch.eye(terms.shape[1], dtype=v.dtype)
+        square = terms.T @ terms + small
+        slopes = torch.linalg.solve(square, terms.T @ v)
         rest = v - terms @ slopes
+        logs = 0.5 * torch.log(rest.square() + 1e-4)
+        widths = torch.linalg.solve(square, terms.T @ logs)
+        rest = rest * torch.exp(-self._bounded(terms @ widths))
         if self.full:
             values, vectors = torch.linalg.eigh(torch.cov(rest.T) if len(v) > 1 else torch.eye(v.shape[1]).double())
             root = vectors * values.clamp_min(1e-4).sqrt() @ vectors.T
         else:
             root = rest.std(0).clamp_min(1e-2)
-        self.slopes, self.root, self.white = slopes.float(), root.float(), torch.zeros_like(self.white)
+        self.slopes, self.widths, self.root = slopes.float(), widths.float(), root.float()
+        self.white = torch.zeros_like(self.white)
+
+    @staticmethod
+    def _bounded(log_width: Tensor) -> Tensor:
+        return log_width.clamp_min(-4.0).clamp_max(2.0)
 
     def forward(self, v: Tensor, h: Tensor) -> Tensor:
         if not self.white.any():
             self.white = torch.linalg.inv(self.root) if self.full else 1 / self.root
-        rest = v - self._terms(h) @ self.slopes
+        terms = self._terms(h)
+        rest = (v - terms @ self.slopes) * torch.exp(-self._bounded(terms @ self.widths))
         return rest @ self.white if self.full else rest * self.white
 
     def inverse(self, y: Tensor, h: Tensor) -> Tensor:
-        return self._terms(h) @ self.slopes + (y @ self.root if self.full else y * self.root)
+        terms = self._terms(h)
+        rest = y @ self.root if self.full else y * self.root
+        return terms @ self.slopes + rest * torch.exp(self._bounded(terms @ self.widths))

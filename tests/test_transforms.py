@@ -43,7 +43,7 @@ def slow_fractions(transform: LayerFractions, geometry: Geometry, energy: list[f
     layers = [0.0] * geometry.n_layers
     for voxel, layer in enumerate(geometry.layer_index):
         layers[layer] += energy[voxel]
-    w = [np.log(e) if e > 0 else -np.inf for e in energy]
+    w = [np.log(e / layers[k]) if e > 0 else -np.inf for e, k in zip(energy, geometry.layer_index, strict=True)]
     layers = [e if e >= THRESHOLD else THRESHOLD * f for e, f in zip(layers, fill, strict=True)]
     u = [sum(layers) / (float(transform.ceiling) * incident)]
     u += [layers[k] / sum(layers[k:]) for k in range(geometry.n_layers - 1)]

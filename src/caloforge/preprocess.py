@@ -13,20 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import Array, Geometry
-from .transforms import Decorrelate, Gaussianize, LayerFractions
+from .transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions
 
 CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """threshold_mev: voxels below are empty; n_knots: quantile knots per feature."""
+    """threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at."""
 
     threshold_mev: float = 1e-3
-    n_knots: int = 65
+    n_knots: int = 41
+    n_nodes: int = 7
 
     def __post_init__(self) -> None:
-        if not self.threshold_mev > 0 or self.n_knots < 3:
+        if not self.threshold_mev > 0 or self.n_knots < 3 or self.n_nodes < 1:
             raise ValueError(
                 f"got threshold {self.threshold_mev} MeV and {self.n_knots} knots, expected > 0 and >= 3; raise them"
             )
@@ -46,9 +47,9 @@ class ShowerTransform(nn.Module):
         self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
         self.n_globals, self.n_fixed = 2 * self.n_layers, 3 * self.n_layers
         self.fractions = LayerFractions(geometry, config.threshold_mev)
-        self.layers = Gaussianize(self.n_globals, 4 * config.n_knots)
-        self.scales = Gaussianize(self.n_layers, config.n_knots)
-        self.voxels = Gaussianize(self.n_voxels, config.n_knots)
+        self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
+        self.scales = Gaussianize(self.n_layers, 2 * config.n_knots)
+        self.voxels = ConditionalGaussianize(geometry, config.n_knots, config.n_nodes)
         self.decorrelate = Decorrelate(self.n_voxels, self.n_fixed)
         self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)
         self.register_buffer("sizes", torch.from_numpy(np.diff(geometry.offsets)).float(), persistent=False)
@@ -60,10 +61,11 @@ class ShowerTransform(nn.Module):
         flips = [torch.arange(self.n_voxels)] if mirrors is None else list(mirrors)
         self.layers.fit(g)
         self.scales.fit(scales)
-        self.voxels.fit(torch.cat([w[:, m] for m in flips]))
-        h = torch.cat([self.layers(g), self.scales(scales)], dim=1)
+        s = self.scales(scales)
+        self.voxels.fit(torch.cat([w[:, m] for m in flips]), s.repeat(len(flips), 1))
+        h = torch.cat([self.layers(g), s], dim=1)
         uniform = torch.rand(w.shape, generator=torch.Generator().manual_seed(1)).to(w.device)
-        v = self.voxels.dequantise(self.voxels(w), uniform)
+        v = self.voxels.dequantise(self.voxels(w, s), s, uniform)
         self.decorrelate.fit(torch.cat([v[:, m] for m in flips]), h.repeat(len(flips), 1))
 
     def _raw(self, energy: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -82,11 +84,13 @@ class ShowerTransform(nn.Module):
     def forward(self, energy: Tensor, incident: Tensor) -> Tensor:
         """Encoded showers [g, s, v], (N, 3 L + V), with -inf in empty voxels; ``dequantise`` makes them features."""
         g, scales, w = self._raw(energy, incident)
-        return torch.cat([self.layers(g), self.scales(scales), self.voxels(w)], dim=1)
+        s = self.scales(scales)
+        return torch.cat([self.layers(g), s, self.voxels(w, s)], dim=1)
 
     def dequantise(self, encoded: Tensor, uniform: Tensor) -> Tensor:
         """Features (N, G + V): empty voxels filled with noise below their threshold; uniform: (N, V) in [0, 1)."""
-        h, v = encoded[:, : self.n_fixed], self.voxels.dequantise(encoded[:, self.n_fixed :], uniform)
+        h, v = encoded[:, : self.n_fixed], encoded[:, self.n_fixed :]
+        v = self.voxels.dequantise(v, h[:, self.n_globals :], uniform)
         return torch.cat([h[:, : self.n_globals], self.decorrelate(v, h)], dim=1)
 
     def inverse(self, x: Tensor, incident: Tensor) -> Tensor:
@@ -94,10 +98,10 @@ class ShowerTransform(nn.Module):
         g = x[:, : self.n_globals]
         raw = self.layers.read(g.double())
         logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers :].floor().clamp_min(1.0).to(x.dtype)
-        scales = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
-        v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, scales], dim=1))
-        v = v + self._shift(v - self.voxels.border, filled)[:, self.fractions.layer_index]
-        return self.fractions.inverse(logits, self.voxels.inverse(v), incident)
+        s = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
+        v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, s], dim=1))
+        v = v + self._shift(v - self.voxels.borders(s), filled)[:, self.fractions.layer_index]
+        return self.fractions.inverse(logits, self.voxels.inverse(v, s), incident)
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
         """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.

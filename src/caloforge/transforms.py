@@ -4,7 +4,7 @@ N showers, V voxels, L layers. The layer fractions are those of CaloFlow (Krause
 
     u_0 = E_tot / (c E_inc),    u_l = E_{l-1} / sum_{k >= l-1} E_k   (l = 1 .. L-1)
 
-and every voxel enters as w = ln(e / MeV), so that the faint ones look alike at any incident energy.
+and every voxel is taken relative to the energy of its layer, w = ln(e / E_l).
 """
 
 import numpy as np
@@ -44,7 +44,7 @@ class LayerFractions(nn.Module):
     def forward(self, energy: Tensor, incident: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.where(energy < self.threshold, 0.0, energy)
         layers = self.layer_sums(energy)
-        w = torch.log(energy)
+        w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
@@ -60,7 +60,8 @@ class LayerFractions(nn.Module):
         n = self.layer_sums(filled.to(w.dtype))
         # Every filled voxel holds the threshold; what is left of the layer is shared in proportion to the excesses.
         base = torch.minimum(layers / n.clamp_min(1.0), layers.new_tensor(self.threshold))
-        excess = torch.where(filled, (torch.exp(w) - self.threshold).clamp_min(1e-6 * self.threshold), 0.0)
+        whole = torch.exp(w) * layers[:, self.layer_index]
+        excess = torch.where(filled, (whole - self.threshold).clamp_min(1e-6 * self.threshold), 0.0)
         share = (layers - n * base).clamp_min(0.0) / self.layer_sums(excess).clamp_min(1e-20)
         energy = base[:, self.layer_index] + excess * share[:, self.layer_index]
         return torch.where(filled, energy, 0.0)
@@ -147,6 +148,102 @@ class Gaussianize(nn.Module):
         flat = self.table.reshape(-1)
         low, high = flat[index], flat[index + 1]
         return low + (place - left) * (high - low)
+
+
+class ConditionalGaussianize(nn.Module):
+    """Gaussianize for voxels, with tables that depend on s, the scale of the voxel's layer.
+
+    s (N, L) is about standard normal. Borders (J, V) and tables (J, V, K) are made at J regular nodes of s, from the
+    showers nearest to each node, and interpolated linearly in between: at every s the marginals are standard normal.
+    """
+
+    border: Tensor
+    table: Tensor
+    layer_index: Tensor
+
+    S_MAX = 2.4
+    FEWEST = 400  # showers that a table is made of, if there are as many
+
+    def __init__(self, geometry: Geometry, n_knots: int, n_nodes: int) -> None:
+        super().__init__()
+        self.n_knots, self.n_nodes = n_knots, n_nodes
+        self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()), persistent=False)
+        one = Gaussianize(geometry.n_voxels, n_knots)
+        self.register_buffer("border", one.border.repeat(n_nodes, 1))
+        self.register_buffer("table", one.table.repeat(n_nodes, 1, 1))
+
+    def fit(self, w: Tensor, s: Tensor) -> None:
+        """Set the tables from w (N, V), -inf where empty, and s (N, L)."""
+        nodes = torch.linspace(-self.S_MAX, self.S_MAX, self.n_nodes)
+        half = self.S_MAX / max(self.n_nodes - 1, 1)
+        border, table = torch.empty_like(self.border), torch.empty_like(self.table)
+        for layer in range(s.shape[1]):
+            voxels = (self.layer_index == layer).nonzero()[:, 0]
+            for j, node in enumerate(nodes):
+                distance = (s[:, layer].clamp(-self.S_MAX, self.S_MAX) - node).abs()
+                n = max(int((distance <= half).sum()), min(self.FEWEST, len(s)))
+                near = distance.argsort(stable=True)[:n]
+                one = Gaussianize(len(voxels), self.n_knots)
+                one.fit(w[near][:, voxels])
+                border[j, voxels], table[j, voxels] = one.border, one.table
+        self.border, self.table = border, table
+
+    def _place(self, s: Tensor) -> tuple[Tensor, Tensor]:
+        """Node below and distance from it in units of the spacing, at each voxel: (N, L) -> (N, V) twice."""
+        if self.n_nodes == 1:
+            zero = torch.zeros_like(s)[:, self.layer_index]
+            return zero.long(), zero
+        place = (s.clamp(-self.S_MAX, self.S_MAX) + self.S_MAX) / (2 * self.S_MAX) * (self.n_nodes - 1)
+        place = place.clamp_max(self.n_nodes - 1 - 1e-4)[:, self.layer_index]
+        below = place.floor()
+        return below.long(), place - below
+
+    def _mix(self, values: Tensor, index: Tensor, stride: int, f: Tensor) -> Tensor:
+        """values[index] and its neighbour at the next node, interpolated; values flat, index and f (N, V)."""
+        upper = index + (stride if self.n_nodes > 1 else 0)
+        return values[index] * (1 - f) + values[upper] * f
+
+    def borders(self, s: Tensor) -> Tensor:
+        """Threshold of each voxel at s (N, L): (N, V)."""
+        node, f = self._place(s)
+        n_voxels = self.border.shape[1]
+        index = node * n_voxels + torch.arange(n_voxels, device=s.device)
+        return self._mix(self.border.reshape(-1), index, n_voxels, f)
+
+    def forward(self, w: Tensor, s: Tensor) -> Tensor:
+        """w (N, V) -> x (N, V); empty entries stay -inf, ``dequantise`` fills them."""
+        return torch.cat([self._forward(a, b) for a, b in zip(torch.split(w, 256), torch.split(s, 256), strict=True)])
+
+    def _forward(self, w: Tensor, s: Tensor) -> Tensor:
+        (node, f), border = self._place(s), self.borders(s)
+        voxel = torch.arange(w.shape[1], device=w.device)
+        upper = (node + 1).clamp_max(self.n_nodes - 1)
+        tables = torch.lerp(self.table[node, voxel], self.table[upper, voxel], f[:, :, None].to(self.table.dtype))
+        value = w[:, :, None].to(tables.dtype).contiguous()
+        right = torch.searchsorted(tables, value).clamp(1, self.n_knots - 1)
+        low, high = tables.gather(2, right - 1), tables.gather(2, right)
+        place = (right - 1 + ((value - low) / (high - low).clamp_min(1e-12)).clamp(0, 1))[:, :, 0]
+        return torch.where(torch.isfinite(w), border + self._step(border) * place, w)
+
+    def _step(self, border: Tensor) -> Tensor:
+        return (Gaussianize.X_MAX - border).clamp_min(1e-3) / (self.n_knots - 1)
+
+    def dequantise(self, x: Tensor, s: Tensor, uniform: Tensor) -> Tensor:
+        """Replace -inf by a draw from the normal distribution below the border; uniform (N, V) in [0, 1)."""
+        p = torch.special.ndtr(self.borders(s))
+        return torch.where(torch.isinf(x), torch.special.ndtri((p * uniform).clamp_min(1e-6)), x)
+
+    def inverse(self, x: Tensor, s: Tensor) -> Tensor:
+        """x (N, V) -> w (N, V), -inf where x is below the border."""
+        (node, f), border = self._place(s), self.borders(s)
+        place = ((x - border) / self._step(border)).clamp_min(0.0).clamp_max(self.n_knots - 1 - 1e-4)
+        left = place.floor()
+        n_voxels = self.border.shape[1]
+        voxel = torch.arange(n_voxels, device=x.device)
+        index = (node * n_voxels + voxel) * self.n_knots + left.long()
+        flat, stride = self.table.reshape(-1), n_voxels * self.n_knots
+        low, high = self._mix(flat, index, stride, f), self._mix(flat, index + 1, stride, f)
+        return torch.where(x < border, -torch.inf, low + (place - left) * (high - low))
 
 
 class Decorrelate(nn.Module):

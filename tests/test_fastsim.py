@@ -58,7 +58,7 @@ def make_golden() -> None:
     config = FlowMatchingConfig(width=16, depth=1, n_steps=4, layer_hidden=8, layer_transforms=1, layer_bins=4)
     showers = small_showers(n=500)
     fast = FastSim.create(
-        showers.geometry, config, valid=Gun(11, log_uniform(1e3, 1e5)), preprocess=PreprocessConfig(0.1, 17)
+        showers.geometry, config, valid=Gun(11, log_uniform(1e3, 1e5)), preprocess=PreprocessConfig(0.1, 9, 3)
     )
     fit(fast, showers, TrainConfig(steps=200, batch=256, warmup=20, bf16=False))
     fast = fast.with_card(training={"made_by": "tests/test_fastsim.py"}, scores={"auc_low": 0.9})
@@ -92,7 +92,7 @@ def test_save_and_load_are_equal_bit_for_bit(folder: Path) -> None:
 
 
 def test_half_storage_keeps_showers_to_a_percent_and_statistics_exactly(tmp_path: Path) -> None:
-    fast = model()
+    fast = model(VAEConfig(n_latent=3, width=64, depth=1, layer_hidden=8, layer_transforms=1))
     fast.save(tmp_path / "full")
     fast.save(tmp_path / "half", half=True)
     again = FastSim.load(tmp_path / "half")

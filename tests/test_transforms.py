@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from caloforge.geometry import Geometry, Layer, regular
-from caloforge.transforms import Decorrelate, Gaussianize, LayerFractions
+from caloforge.transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions
 from conftest import random_showers
 
 THRESHOLD = 0.01  # MeV
@@ -245,3 +245,40 @@ def test_ranks_by_comparison_equal_the_search(monkeypatch: pytest.MonkeyPatch) -
     compared = transform(w)
     monkeypatch.setattr("caloforge.transforms.MANY", 0)
     torch.testing.assert_close(transform(w), compared, rtol=0, atol=0)
+
+
+def scaled_sample(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values of the voxels of MIXED, (n, V), whose size and emptiness change with s (n, L)."""
+    rng = np.random.default_rng(5)
+    s = rng.normal(size=(n, MIXED.n_layers))
+    own = s[:, MIXED.layer_index]
+    w = np.where(rng.random(own.shape) < 1 / (1 + np.exp(-own - 1)), rng.normal(own, 0.5 + 0.1 * np.abs(own)), -np.inf)
+    return torch.from_numpy(w).float(), torch.from_numpy(s).float()
+
+
+@pytest.mark.parametrize("n_nodes", [1, 7])
+def test_the_inverse_undoes_the_conditional_gaussianize(n_nodes: int) -> None:
+    w, s = scaled_sample(800)
+    transform = ConditionalGaussianize(MIXED, 33, n_nodes)
+    transform.fit(w, s)
+    x = transform.dequantise(transform(w, s), s, torch.rand(w.shape, generator=torch.Generator().manual_seed(0)))
+    assert torch.isfinite(x).all()
+    back = transform.inverse(x, s)
+    assert ((back > -torch.inf) != (w > -torch.inf)).float().mean() < 1e-3  # a value on its border may round below it
+    both = torch.isfinite(w) & torch.isfinite(back)
+    error = (back[both] - w[both]).abs()
+    assert error.quantile(0.95) < 1e-3
+    assert error.median() < 1e-5
+
+
+def test_conditionally_gaussianized_voxels_are_normal_at_every_scale() -> None:
+    w, s = scaled_sample(20_000)
+    transform = ConditionalGaussianize(MIXED, 41, 7)
+    transform.fit(w, s)
+    x = transform.dequantise(transform(w, s), s, torch.rand(w.shape, generator=torch.Generator().manual_seed(0)))
+    for low, high in ((-2.4, -1.2), (-0.5, 0.5), (1.2, 2.4)):
+        for voxel in range(MIXED.n_voxels):
+            own = s[:, MIXED.layer_index[voxel]]
+            part = x[(own > low) & (own < high), voxel]
+            assert abs(float(part.mean())) < 0.15
+            assert abs(float(part.std()) - 1) < 0.15

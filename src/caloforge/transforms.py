@@ -175,7 +175,7 @@ class ConditionalGaussianize(nn.Module):
     def fit(self, w: Tensor, s: Tensor) -> None:
         """Set the tables from w (N, V), -inf where empty, and s (N, L)."""
         nodes = torch.linspace(-self.S_MAX, self.S_MAX, self.n_nodes)
-        half = self.S_MAX / max(self.n_nodes - 1, 1)
+        half = self.S_MAX / (self.n_nodes - 1) if self.n_nodes > 1 else 2 * self.S_MAX
         border, table = torch.empty_like(self.border), torch.empty_like(self.table)
         for layer in range(s.shape[1]):
             voxels = (self.layer_index == layer).nonzero()[:, 0]
@@ -289,7 +289,7 @@ class Decorrelate(nn.Module):
         widths = torch.linalg.solve(square, terms.T @ logs)
         rest = rest * torch.exp(-self._bounded(terms @ widths))
         if self.full:
-            values, vectors = torch.linalg.eigh(torch.cov(rest.T) if len(v) > 1 else torch.eye(v.shape[1]).double())
+            values, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(rest.T)))
             root = vectors * values.clamp_min(1e-4).sqrt() @ vectors.T
         else:
             root = rest.std(0).clamp_min(1e-2)

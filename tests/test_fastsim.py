@@ -54,16 +54,16 @@ class TestFastSim(SimulatorContract):
 
 
 def make_golden() -> None:
-    """A small model trained for 200 steps, and 32 showers of it."""
-    config = FlowMatchingConfig(width=16, depth=1, n_steps=4, layer_hidden=8, layer_transforms=1, layer_bins=4)
+    """A small model trained for 200 steps, and 16 showers of it."""
+    config = FlowMatchingConfig(width=12, depth=1, n_steps=4, layer_hidden=6, layer_transforms=1, layer_bins=4)
     showers = small_showers(n=500)
     fast = FastSim.create(
-        showers.geometry, config, valid=Gun(11, log_uniform(1e3, 1e5)), preprocess=PreprocessConfig(0.1, 9, 3)
+        showers.geometry, config, valid=Gun(11, log_uniform(1e3, 1e5)), preprocess=PreprocessConfig(0.1, 7, 2)
     )
     fit(fast, showers, TrainConfig(steps=200, batch=256, warmup=20, bf16=False))
     fast = fast.with_card(training={"made_by": "tests/test_fastsim.py"}, scores={"auc_low": 0.9})
     fast.save(GOLDEN)
-    io.write(fast.simulate(showers.incident[:32], seed=5), GOLDEN / "showers.h5", force=True)
+    io.write(fast.simulate(showers.incident[:16], seed=5), GOLDEN / "showers.h5", force=True)
 
 
 def test_a_golden_model_of_format_1_is_read_and_gives_its_showers() -> None:

@@ -289,7 +289,7 @@ class Decorrelate(nn.Module):
         widths = torch.linalg.solve(square, terms.T @ logs)
         rest = rest * torch.exp(-self._bounded(terms @ widths))
         if self.full:
-            values, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(rest.T)))
+            values, vectors = torch.linalg.eigh(torch.cov(rest.T).reshape(v.shape[1], v.shape[1]))
             root = vectors * values.clamp_min(1e-4).sqrt() @ vectors.T
         else:
             root = rest.std(0).clamp_min(1e-2)

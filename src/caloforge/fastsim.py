@@ -139,7 +139,7 @@ class FastSim(nn.Module):
         )
 
     def encode(self, showers: Showers) -> tuple[Tensor, Tensor]:
-        """Encoded showers (N, 3 L + V), -inf in empty voxels, and context (N, C)."""
+        """Encoded showers (N, 5 L + V), -inf in empty voxels, and context (N, C)."""
         energy = torch.tensor(showers.energy)
         arguments = [torch.tensor(getattr(showers.incident, n), dtype=torch.float32) for n in CONDITIONS]
         return self.transform(energy, arguments[0]), self.encoder(*arguments)

@@ -1,9 +1,10 @@
 """The shared preprocessing: showers <-> features of about unit normal shape, and incident particles <-> conditions.
 
-Features x = [g, y], (N, G + V): G = 2 L numbers of the layers (energy fractions and numbers of filled voxels), each
-Gaussianised by its own quantiles, and V of the voxels: Gaussianised, then decorrelated given g and s, the Gaussianised
-logarithms of the layer energies. The numbers of filled voxels are features of their own because they sum weak
-correlations of all voxels of a layer, which a model of single voxels misses first.
+Features x = [g, y], (N, G + V): G = 4 L numbers of the layers (energy fractions, numbers of filled voxels, second
+moments in x and y), each Gaussianised by its own quantiles, and V of the voxels: Gaussianised, then decorrelated given
+g and s, the Gaussianised logarithms of the layer energies. Numbers of filled voxels and moments are features of their
+own because they sum weak correlations of all voxels of a layer, which a model of single voxels misses first. The number
+of filled voxels and the energy are enforced on the way back, the moments only guide the voxels.
 """
 
 from dataclasses import dataclass
@@ -39,18 +40,21 @@ SPAN = 48.0  # wider than any distance to a threshold: keeps layers apart in one
 class ShowerTransform(nn.Module):
     """Voxel energies [MeV] (N, V) and incident energies [MeV] (N,) <-> features (N, G + V)."""
 
+    squares: Tensor  # x^2 and y^2 of the voxel centres [mm^2], (2, V)
     offsets: Tensor  # first voxel of each layer and its number of voxels, (L,)
     sizes: Tensor
 
     def __init__(self, geometry: Geometry, config: PreprocessConfig) -> None:
         super().__init__()
         self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
-        self.n_globals, self.n_fixed = 2 * self.n_layers, 3 * self.n_layers
+        self.n_globals, self.n_fixed = 4 * self.n_layers, 5 * self.n_layers
         self.fractions = LayerFractions(geometry, config.threshold_mev)
         self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
         self.scales = Gaussianize(self.n_layers, 2 * config.n_knots)
         self.voxels = ConditionalGaussianize(geometry, config.n_knots, config.n_nodes)
         self.decorrelate = Decorrelate(self.n_voxels, self.n_fixed)
+        squares = torch.from_numpy(geometry.centres()[:, :2] ** 2).float()
+        self.register_buffer("squares", squares.T.contiguous(), persistent=False)
         self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)
         self.register_buffer("sizes", torch.from_numpy(np.diff(geometry.offsets)).float(), persistent=False)
 
@@ -69,20 +73,26 @@ class ShowerTransform(nn.Module):
         self.decorrelate.fit(torch.cat([v[:, m] for m in flips]), h.repeat(len(flips), 1))
 
     def _raw(self, energy: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[logit(u), number of filled voxels + noise in (0, 1)] (N, G), ln(E_l / MeV) (N, L), and w (N, V)."""
+        """g before Gaussianising (N, G), ln(E_l / MeV) (N, L), and w (N, V).
+
+        g: logit(u), number of filled voxels + noise in (0, 1), ln of the second moments in x and y [mm^2].
+        """
         random = torch.Generator().manual_seed(0)  # the same noise for the same number of showers
-        fill = 1 - torch.rand(len(energy), self.n_globals, generator=random, dtype=energy.dtype).to(energy.device)
+        fill = 1 - torch.rand(len(energy), 2 * self.n_layers, generator=random, dtype=energy.dtype).to(energy.device)
         logits, w = self.fractions(energy, incident, fill[:, : self.n_layers])
         filled = self.fractions.layer_sums(torch.isfinite(w).to(energy.dtype))
-        scales = self._scales(self.fractions.layer_energies(logits, incident))
-        return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :]], dim=1), scales, w
+        layers = self.fractions.layer_energies(logits, incident)
+        kept = torch.where(torch.isfinite(w), energy, 0.0)
+        total = self.fractions.layer_sums(kept).clamp_min(self.fractions.threshold)
+        moments = [torch.log(1 + self.fractions.layer_sums(kept * square) / total) for square in self.squares]
+        return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :], *moments], dim=1), self._scales(layers), w
 
     def _scales(self, layers: Tensor) -> Tensor:
         """ln(E_l / MeV) of layer energies (N, L) [MeV]; empty layers count as holding the threshold."""
         return torch.log(layers.clamp_min(self.fractions.threshold))
 
     def forward(self, energy: Tensor, incident: Tensor) -> Tensor:
-        """Encoded showers [g, s, v], (N, 3 L + V), with -inf in empty voxels; ``dequantise`` makes them features."""
+        """Encoded showers [g, s, v], (N, 5 L + V), with -inf in empty voxels; ``dequantise`` makes them features."""
         g, scales, w = self._raw(energy, incident)
         s = self.scales(scales)
         return torch.cat([self.layers(g), s, self.voxels(w, s)], dim=1)
@@ -97,11 +107,15 @@ class ShowerTransform(nn.Module):
         """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
         g = x[:, : self.n_globals]
         raw = self.layers.read(g.double())
-        logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers :].floor().clamp_min(1.0).to(x.dtype)
+        logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers : 2 * self.n_layers]
+        filled = filled.floor().clamp_min(1.0).to(x.dtype)
         s = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
         v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, s], dim=1))
-        v = v + self._shift(v - self.voxels.borders(s), filled)[:, self.fractions.layer_index]
-        return self.fractions.inverse(logits, self.voxels.inverse(v, s), incident)
+        border = self.voxels.borders(s)
+        shifted = v + self._shift(v - border, filled)[:, self.fractions.layer_index]
+        # The shift chooses voxels; only those that it fills take their value from it, or it would move all faint ones.
+        w = self.voxels.inverse(torch.where(v >= border, v, shifted), s)
+        return self.fractions.inverse(logits, torch.where(shifted >= border, w, -torch.inf), incident)
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
         """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.

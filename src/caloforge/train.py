@@ -60,7 +60,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class _Data:
-    """Encoded showers x (N, 3 L + V), context c (N, C), and the permutations that augment them (S, 3 L + V)."""
+    """Encoded showers x (N, 5 L + V), context c (N, C), and the permutations that augment them (S, 3 L + V)."""
 
     x: Tensor
     c: Tensor

@@ -15,6 +15,7 @@ from .geometry import Geometry
 
 MANY = 16_384  # table entries that are searched instead of compared
 LARGEST_COVARIANCE = 2048  # voxels
+H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapolation
 
 
 class LayerFractions(nn.Module):
@@ -273,7 +274,7 @@ class Decorrelate(nn.Module):
         self.register_buffer("white", torch.zeros_like(unit), persistent=False)  # inverse of root, made when needed
 
     def _terms(self, h: Tensor) -> Tensor:
-        n = h.shape[1]
+        n, h = h.shape[1], h.clamp(-H_MAX, H_MAX)
         first, second = torch.triu_indices(n, n) if n <= 16 else torch.arange(n).expand(2, n)
         hinges = (h[:, :, None] - self.knots.to(h.dtype)).clamp_min(0.0).flatten(1)
         return torch.cat([torch.ones_like(h[:, :1]), h, h[:, first] * h[:, second], hinges], dim=1)

@@ -35,8 +35,8 @@ class FlowMatchingConfig:
     n_steps: int = 12
     t_mean: float = 0.0
     t_std: float = 1.0
-    layer_hidden: int = 48
-    layer_transforms: int = 3
+    layer_hidden: int = 64
+    layer_transforms: int = 4
     layer_bins: int = 12
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class FlowMatching(Generator):
         self.network = ResidualMLP(sizes.n_voxels, n_context, sizes.n_voxels, *shape)
 
     def objectives(self) -> Iterator[Objective]:
-        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=4)
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=2)
         yield Objective("shape", list(self.network.parameters()), self._shape_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,8 +26,8 @@ class VAEConfig:
     depth: int = 2
     dropout: float = 0.0
     beta: float = 1.0
-    layer_hidden: int = 48
-    layer_transforms: int = 3
+    layer_hidden: int = 64
+    layer_transforms: int = 4
     layer_bins: int = 12
 
     def __post_init__(self) -> None:
@@ -53,7 +53,7 @@ class VAE(Generator):
 
     def objectives(self) -> Iterator[Objective]:
         shape = [*self.encoder.parameters(), *self.decoder.parameters()]
-        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=4)
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=2)
         yield Objective("shape", shape, self._shape_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:

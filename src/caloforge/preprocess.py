@@ -85,6 +85,8 @@ class ShowerTransform(nn.Module):
         kept = torch.where(torch.isfinite(w), energy, 0.0)
         total = self.fractions.layer_sums(kept).clamp_min(self.fractions.threshold)
         moments = [torch.log(1 + self.fractions.layer_sums(kept * square) / total) for square in self.squares]
+        # An axis of one bin has one moment for all showers: a little noise keeps its density finite.
+        moments = [m + 5e-3 * torch.rand(m.shape, generator=random, dtype=m.dtype).to(m.device) for m in moments]
         return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :], *moments], dim=1), self._scales(layers), w
 
     def _scales(self, layers: Tensor) -> Tensor:

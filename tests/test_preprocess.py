@@ -71,7 +71,7 @@ def test_a_layer_with_energy_but_no_filled_voxel_gets_exactly_its_energy() -> No
 
 
 def test_features_of_the_training_showers_are_about_standard_normal() -> None:
-    transform, energy, incident = fitted(small_geometry(), 4000)
+    transform, energy, incident = fitted(small_geometry(), 16_000)
     x = transform(energy, incident)
     x = transform.dequantise(x, torch.rand(energy.shape, generator=torch.Generator().manual_seed(0)))
     torch.testing.assert_close(x.mean(0), torch.zeros(x.shape[1]), rtol=0, atol=0.06)

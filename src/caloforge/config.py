@@ -33,6 +33,7 @@ class Recipe:
 
     @staticmethod
     def from_dict(data: dict[str, Any], where: str = "recipe") -> "Recipe":
+        """The recipe in plain data; ``where`` names its origin in errors."""
         _known_keys(data, ("model", "preprocess", "train"), where)
         for name, section in data.items():
             if not isinstance(section, dict):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..solvers import SOLVERS
-from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like, require_sizes
+from .base import Fast, Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like, require_sizes
 
 N_FREQUENCIES = 8
 
@@ -38,6 +38,7 @@ class FlowMatchingConfig:
     layer_hidden: int = 64
     layer_transforms: int = 4
     layer_bins: int = 12
+    layer_fast: Fast = "density"
 
     def __post_init__(self) -> None:
         require_sizes(self, "depth", "n_steps", "layer_hidden", "layer_transforms", "layer_bins")
@@ -53,7 +54,11 @@ class FlowMatching(Generator):
         self.config, self.sizes = config, sizes
         self.n_noise = sizes.n_globals + sizes.n_voxels
         self.layers = LayerFlow(
-            sizes.n_globals, sizes.n_conditions, config.layer_hidden, config.layer_transforms, config.layer_bins
+            sizes,
+            hidden=config.layer_hidden,
+            transforms=config.layer_transforms,
+            bins=config.layer_bins,
+            fast=config.layer_fast,
         )
         n_context = sizes.n_conditions + sizes.n_globals + 2 * N_FREQUENCIES
         shape = (config.width, config.depth, config.dropout)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .base import Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like, require_sizes
+from .base import Fast, Generator, LayerFlow, Objective, ResidualMLP, Sizes, randn_like, require_sizes
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class VAEConfig:
     layer_hidden: int = 64
     layer_transforms: int = 4
     layer_bins: int = 12
+    layer_fast: Fast = "decode"
 
     def __post_init__(self) -> None:
         require_sizes(self, "n_latent", "depth", "layer_hidden", "layer_transforms", "layer_bins")
@@ -45,7 +46,11 @@ class VAE(Generator):
         self.n_noise = sizes.n_globals + config.n_latent + sizes.n_voxels
         n_given = sizes.n_conditions + sizes.n_globals
         self.layers = LayerFlow(
-            sizes.n_globals, sizes.n_conditions, config.layer_hidden, config.layer_transforms, config.layer_bins
+            sizes,
+            hidden=config.layer_hidden,
+            transforms=config.layer_transforms,
+            bins=config.layer_bins,
+            fast=config.layer_fast,
         )
         shape = (config.width, config.depth, config.dropout)
         self.encoder = ResidualMLP(sizes.n_voxels, n_given, 2 * config.n_latent, *shape)

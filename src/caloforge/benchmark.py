@@ -189,6 +189,11 @@ def _repeat(call: Callable[[Incident, np.random.Generator], Array], incident: In
 
 
 def _peak_mb() -> float:
+    status = Path("/proc/self/status")
+    if status.exists():  # ru_maxrss also remembers the process this one was forked from
+        peak = [line.split()[1] for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+        if peak:
+            return int(peak[0]) / 1024
     try:
         import resource
     except ImportError:  # not on Windows

@@ -14,13 +14,12 @@ from caloforge import io
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.showers import Incident, Showers
 from caloforge.simulate import geant4 as engine
-from caloforge.simulate.detectors import Detector, Slab, calogan
+from caloforge.simulate.detectors import Detector, Readout, Section, Slab, calogan, find
 from caloforge.simulate.geant4 import Geant4, find_data
 
 TESTEM3 = Detector(
-    "testem3", (Slab("G4_Pb", 2.3), Slab("G4_lAr", 5.7)), 50, 400.0,
-    Geometry("testem3", (Layer("cartesian", (-200, 200), (-200, 200), (0, 400)),)),
-    x0=19.5, moliere=44, zeff=69, critical=9.5,
+    "testem3", (Section((Slab("G4_Pb", 2.3), Slab("G4_lAr", 5.7)), 50),), 400.0,
+    Readout(Geometry("testem3", (Layer("cartesian", (-200, 200), (-200, 200), (0, 400)),))),
 )  # fmt: skip
 N_TESTEM3, N_CALOGAN = 200, 40
 
@@ -28,7 +27,7 @@ N_TESTEM3, N_CALOGAN = 200, 40
 def lead_argon(out: str, sensitive: str) -> None:
     """1 GeV electrons in the calorimeter of Geant4's example TestEm3, deposits of one material counted."""
     slabs = tuple(replace(slab, sensitive=slab.material == sensitive) for slab in TESTEM3.slabs)
-    simulator = Geant4(replace(TESTEM3, slabs=slabs), cut=1.0, had_model=None)
+    simulator = Geant4(replace(TESTEM3, sections=(Section(slabs, 50),)), cut=1.0, had_model=None)
     electrons = Incident(np.full(N_TESTEM3, 1e3), pdg=np.full(N_TESTEM3, 11))
     io.write(simulator.simulate(electrons, seed=1), out)
 
@@ -50,6 +49,27 @@ def again(out: str) -> None:
     """The last showers of ``positrons`` in a fresh process, along a fine mesh for directions."""
     little = Incident(np.full(3, 2e3), np.full(3, 0.2), np.full(3, 1.0), np.full(3, 30.0), pdg=np.full(3, -11))
     io.write(Geant4(calogan(), had_model=None).simulate(little, seed=7), out)
+
+
+def meshes(out: str) -> None:
+    """One oblique run of the W/Si detector read out with two meshes, and as points; electrons of 2 GeV."""
+    detector = find("par04-siw-coarse")
+    simulator = Geant4(detector)
+    incident = Incident(np.full(6, 2e3), np.full(6, 0.5), np.full(6, 2.0), np.full(6, 4.0), pdg=np.full(6, 11))
+    plain = replace(detector.readout, threshold=0.0, scale=())
+    fine = replace(find("par04-siw").readout, threshold=0.0, scale=())
+    parts = simulator.fill(incident, [detector.readout, plain, fine], seed=5)
+    hits = simulator.hits(incident, seed=5)
+    for name, showers in zip(("read", "plain", "fine"), parts, strict=True):
+        io.write(showers, f"{out}.{name}")
+    io.write(hits.showers(detector.geometry, frame="shower"), f"{out}.hits")
+    np.save(f"{out}.times.npy", hits.time)
+
+
+def own(out: str) -> None:
+    """A detector of a TOML file with a material of its own; a pion."""
+    simulator = Geant4(find(f"{out}.toml"))
+    io.write(simulator.simulate(Incident(np.full(5, 3e3), pdg=np.full(5, 211)), seed=1), out)
 
 
 def run(task: str, *arguments: str) -> None:
@@ -121,6 +141,52 @@ def test_the_same_seed_gives_the_same_showers(sample: Path, tmp_path: Path) -> N
     y = np.array(regular(-240, 240, 192))[1::2]
     # The first layer is hit at y = 0 and the particles fly towards +y: sin(1) tan(0.2) z.
     assert 2 < (image.sum(axis=0) @ y) / image.sum() < 20
+
+
+def test_one_run_fills_several_meshes_and_a_point_cloud(geant4: Path, tmp_path: Path) -> None:
+    run("meshes", str(tmp_path / "a"))
+    read, plain, fine, hits = (io.read(f"{tmp_path / 'a'}.{name}") for name in ("read", "plain", "fine", "hits"))
+    np.testing.assert_array_equal(plain.energy, hits.energy)
+    total = [s.layer_energy + s.overflow for s in (plain, fine)]
+    np.testing.assert_allclose(total[0], total[1], rtol=1e-6)
+    np.testing.assert_allclose(read.layer_energy + read.overflow, total[0] / 0.033, rtol=1e-5)
+    kept = read.energy > 0
+    np.testing.assert_allclose(read.energy[kept], plain.energy[kept] / 0.033, rtol=1e-5)
+    assert read.energy[kept].min() >= 0.0005 / 0.033 * (1 - 1e-6)
+    assert plain.energy[~kept].max() < 0.0005
+    # Along the axis of the particle the shower stays in the middle, however oblique it is.
+    centres = plain.geometry.centres()
+    centre = (plain.energy.sum(0) @ centres[:, :2]) / plain.energy.sum()
+    assert np.hypot(*centre) < 1.5
+    times = np.load(f"{tmp_path / 'a'}.times.npy")
+    assert 0 < times.min() < 0.01  # [ns] light needs 0.003 ns for the first millimetre
+    assert np.median(times) < 1
+
+
+def test_a_detector_of_ones_own_is_simulated(geant4: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'name = "own"\nwidth_mm = 300\nworld = "G4_AIR"\n'
+        '[[material]]\nname = "Crystal"\ndensity_g_cm3 = 8.28\natoms = { Pb = 1, W = 1, O = 4 }\n'
+        '[[section]]\nslabs = [{ material = "Crystal", mm = 220, read = true }]\n'
+        "[[readout.layer]]\nx_mm = { from = -150, to = 150, bins = 5 }\ny_mm = [-150, 0, 150]\ndepth_mm = [0, 220]\n"
+    )
+    run("own", str(path.with_suffix("")))
+    showers = io.read(path.with_suffix(""))
+    assert showers.geometry.n_voxels == 10
+    assert (showers.total > 0).all()
+    assert (showers.total < 3.2e3).all()
+
+
+def test_what_the_physics_lacks_is_refused_in_one_sentence() -> None:
+    simulator = Geant4(calogan(), had_model=None)
+    with pytest.raises(ValueError, match=r"got particle 211, expected one that electromagnetic physics only"):
+        simulator.simulate(Incident(np.array([1e3]), pdg=np.array([211])), seed=1)
+    with pytest.raises(ValueError, match=r"got particle 15, expected one that FTFP_BERT transports"):
+        Geant4(calogan()).simulate(Incident(np.array([1e3]), pdg=np.array([15])), seed=1)
+    for energy in (0.5, 2e7):
+        with pytest.raises(ValueError, match=r"expected 1 MeV\.\.10 TeV"):
+            simulator.simulate(Incident(np.array([energy]), pdg=np.array([11])), seed=1)
 
 
 def test_provenance_says_how_the_showers_were_made(sample: Path) -> None:

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from caloforge.geometry import Array, Geometry, Layer, regular
-from caloforge.hits import bin_index, voxelize
+from caloforge.hits import Hits, axes, bin_index, to_detector_frame, to_shower_frame, voxelize
+from caloforge.showers import Incident, Showers
 
 PI = np.pi
 MESHES = (
@@ -98,3 +99,82 @@ def test_meshes_without_order_in_depth_are_refused() -> None:
         voxelize(Geometry("overlap", (one, other)), 1, *nothing)
     with pytest.raises(ValueError, match="without depths"):
         voxelize(Geometry("flat", (Layer("cartesian", (0, 1), (0, 1)),)), 1, *nothing)
+
+
+def oblique(n: int, seed: int = 0) -> Incident:
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(0, 20, (2, n))
+    return Incident(rng.uniform(1, 9, n), rng.uniform(0, 1.2, n), rng.uniform(-PI, PI, n), x, y)
+
+
+@given(st.integers(0, 2**32))
+def test_the_shower_frame_is_a_rotation_about_the_entrance_point(seed: int) -> None:
+    incident = oblique(4, seed)
+    event = np.repeat(np.arange(4), 3)
+    position = np.random.default_rng(seed).normal(0, 100, (12, 3))
+    local = to_shower_frame(incident, event, position)
+    np.testing.assert_allclose(to_detector_frame(incident, event, local), position, atol=1e-9)
+    np.testing.assert_allclose(
+        axes(incident) @ axes(incident).transpose(0, 2, 1), np.tile(np.eye(3), (4, 1, 1)), atol=1e-12
+    )
+
+
+def test_a_particle_flies_along_z_of_its_shower_frame() -> None:
+    incident = oblique(5)
+    t, p = incident.theta, incident.phi
+    along = np.stack([np.sin(t) * np.cos(p), np.sin(t) * np.sin(p), np.cos(t)], axis=1)
+    entrance = np.stack([incident.x, incident.y, np.zeros(5)], axis=1)
+    local = to_shower_frame(incident, np.arange(5), entrance + 70 * along)
+    np.testing.assert_allclose(local, np.tile([0, 0, 70.0], (5, 1)), atol=1e-9)
+    # The x axis points towards larger theta: the trace of a plane z = const rises with x there.
+    deeper = to_shower_frame(incident, np.arange(5), entrance + np.array([0, 0, 1.0]))
+    assert (deeper[incident.theta > 0.1, 0] < 0).all()
+
+
+def test_hits_fill_meshes_and_conserve_energy() -> None:
+    rng = np.random.default_rng(3)
+    incident = oblique(3)
+    event, value = rng.integers(0, 3, 500), rng.exponential(1, 500)
+    hits = Hits(incident, event, rng.normal((0, 0, 100), 30, (500, 3)), value)
+    assert len(hits) == 3
+    assert not hits.time.any()
+    for mesh in MESHES:
+        for frame in ("detector", "shower"):
+            showers = hits.showers(mesh, frame=frame)
+            assert showers.overflow is not None
+            total = showers.total + showers.overflow.sum(axis=1)
+            np.testing.assert_allclose(total, np.bincount(event, value), rtol=1e-6)
+
+
+@pytest.mark.parametrize("frame", ["detector", "shower"])
+@pytest.mark.parametrize("mesh", MESHES, ids=lambda mesh: mesh.name)
+def test_voxel_centres_are_a_point_cloud_that_fills_the_same_voxels(mesh: Geometry, frame: str) -> None:
+    rng = np.random.default_rng(4)
+    energy = rng.exponential(1, (3, mesh.n_voxels)) * (rng.random((3, mesh.n_voxels)) < 0.5)
+    showers = Showers(mesh, oblique(3), energy)
+    again = Hits.of(showers, frame=frame).showers(mesh, frame=frame)
+    np.testing.assert_array_equal(again.energy, showers.energy)
+
+
+def test_merged_hits_keep_energy_centre_and_first_time() -> None:
+    rng = np.random.default_rng(5)
+    event, value, time = rng.integers(0, 3, 400), rng.exponential(1, 400), rng.uniform(1, 2, 400)
+    hits = Hits(oblique(3), event, rng.uniform(-10, 10, (400, 3)), value, time)
+    merged = hits.merged(5.0)
+    assert len(merged.energy) <= 3 * 4**3
+    np.testing.assert_allclose(np.bincount(merged.event, merged.energy), np.bincount(event, value))
+    centre = [np.bincount(h.event, h.energy * h.position[:, 0]) for h in (hits, merged)]
+    np.testing.assert_allclose(centre[0], centre[1])
+    assert merged.time.min() == time.min()
+    with pytest.raises(ValueError, match="got cubes of 0 mm"):
+        hits.merged(0)
+
+
+def test_impossible_hits_are_refused() -> None:
+    particles = oblique(2)
+    with pytest.raises(ValueError, match=r"got hit position of shape \(2, 2\)"):
+        Hits(particles, [0, 1], np.zeros((2, 2)), [1, 1])
+    with pytest.raises(ValueError, match=r"got hits of showers 0\.\.2, expected 0\.\.1"):
+        Hits(particles, [0, 2], np.zeros((2, 3)), [1, 1])
+    with pytest.raises(ValueError, match="non-finite hit energy"):
+        Hits(particles, [0, 1], np.zeros((2, 3)), [1, np.nan])

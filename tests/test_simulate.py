@@ -14,14 +14,13 @@ from caloforge import io
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.showers import Incident, Showers
 from caloforge.simulate import CHUNK, Simulator, produce, simulate
-from caloforge.simulate.detectors import DETECTORS, calogan, find
+from caloforge.simulate.detectors import DETECTORS, Readout, calogan, find
 from caloforge.simulate.gun import Gun, uniform
 from caloforge.simulate.parametric import Parametric
 from conftest import assert_same
 
-SMALL = replace(
-    calogan(), geometry=Geometry("small", (Layer("cartesian", regular(-90, 90, 3), regular(-90, 90, 3), (0, 480)),))
-)
+MESH = Geometry("small", (Layer("cartesian", regular(-90, 90, 3), regular(-90, 90, 3), (0, 480)),))
+SMALL = replace(calogan(), readout=Readout(MESH))
 FACTORY = partial(Parametric, SMALL, spots=5.0)
 GUN = Gun(-11, uniform(1e3, 2e3))
 N = 2 * CHUNK + 7

@@ -232,6 +232,7 @@ def _assemble(card: Card) -> FastSim:
 
 def _valid_range(valid: Gun | Incident) -> tuple[dict[str, tuple[float, float]], tuple[int, ...]]:
     if isinstance(valid, Gun):
-        return {n: (getattr(valid, n).low, getattr(valid, n).high) for n in CONDITIONS}, (valid.pdg,)
+        limits = valid.limits()
+        return {n: limits[n] for n in CONDITIONS}, (valid.pdg,)
     ranges = {n: (float(getattr(valid, n).min()), float(getattr(valid, n).max())) for n in CONDITIONS}
     return ranges, tuple(int(p) for p in np.unique(valid.pdg))

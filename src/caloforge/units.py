@@ -4,6 +4,8 @@ import math
 import re
 
 MEV_PER = {"eV": 1e-6, "keV": 1e-3, "MeV": 1.0, "GeV": 1e3, "TeV": 1e6}
+RAD_PER = {"rad": 1.0, "mrad": 1e-3, "deg": math.pi / 180}
+MM_PER = {"mm": 1.0, "cm": 10.0, "m": 1e3}
 _NUMBER = r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 _ENERGY = re.compile(rf"^\s*({_NUMBER})\s*(?:\.\.\s*({_NUMBER})\s*)?([a-zA-Z]*)\s*$")
 
@@ -25,6 +27,19 @@ def parse_energy(text: str) -> tuple[float, float]:
     if not (0 < a <= b < math.inf):
         raise ValueError(f"got energy {text!r}, expected 0 < low <= high; give positive energies in rising order")
     return a, b
+
+
+def parse_energies(text: str) -> tuple[float, ...]:
+    """Limits of a range, or the energies of a list such as ``256,512,1024MeV``, in MeV."""
+    if "," not in text:
+        return parse_energy(text)
+    *most, last = text.split(",")
+    match = _ENERGY.match(last)
+    unit = match[3] if match else ""
+    out = tuple(parse_energy(part + unit if part.strip()[-1:].isdigit() else part) for part in [*most, last])
+    if any(low != high for low, high in out):
+        raise ValueError(f"got energy {text!r}, expected a list of energies or one range; leave one of them away")
+    return tuple(low for low, _ in out)
 
 
 def pdg_id(name: str) -> int:

@@ -165,20 +165,21 @@ def print_benchmark(rows: "Sequence[Row]") -> None:
     Console(width=120).print(table)
 
 
-def show(path: str) -> None:
-    """Print what a file, a model folder, an ONNX graph or a detector is."""
-    from .simulate.detectors import DETECTORS
+def show(path: str, output: Path | None = None, *, force: bool = False) -> None:
+    """Print what a file, a model folder, an ONNX graph or a detector is; a detector is also drawn to ``output``."""
+    from .simulate.detectors import find, names
 
     sample, model = hub.sample(path), hub.model(path)
-    if path in DETECTORS and not Path(path).exists():
-        detector = DETECTORS[path]()
-        slabs = " + ".join(f"{s.thickness:g} mm {s.material}" for s in detector.slabs)
-        text = {
-            "detector": f"{detector.n_repeats} x ({slabs})",
-            "X0 [mm]": detector.x0,
-            "Moliere [mm]": detector.moliere,
-        }
-        _print({**text, **_mesh(detector.geometry.to_dict())})
+    if (path in names() and not Path(path).exists()) or path.endswith(".toml"):
+        from .simulate.draw import draw, summary
+
+        detector = find(path)
+        _print({**summary(detector), **_mesh(detector.geometry.to_dict())})
+        if output is not None:
+            draw(detector, output, force=force)
+            print(f"picture: {output}")
+    elif output is not None:
+        raise ValueError(f"got --output for {path}, expected it with a detector only; leave it away")
     elif model.is_dir():
         from .fastsim import read_card
 

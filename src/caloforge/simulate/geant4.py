@@ -1,15 +1,20 @@
 """Full simulation: Geant4 in this process, through calzone (extra ``geant4``)."""
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..geometry import Array, Geometry
-from ..hits import voxelize
+from ..hits import Hits, to_shower_frame, voxelize
 from ..showers import Incident, Showers
-from .detectors import Detector
+from .detectors import Detector, Readout
+
+ENERGY_RANGE = (1.0, 1e7)  # [MeV] where FTFP_BERT and the standard electromagnetic physics are used
+LEPTONIC = (11, -11, 22, 13, -13)
+HADRONS = (211, -211, 111, 321, -321, 130, 310, 2212, -2212, 2112, -2112)
 
 _REMEDIES = (
     "set GEANT4_DATA_DIR to a Geant4 data directory (the folder that holds G4EMLOW...), "
@@ -29,10 +34,11 @@ def find_data() -> Path:
 
 
 class Geant4:
-    """Geant4 simulator of a planar detector.
+    """Geant4 simulator of a detector.
 
-    cut: production cut [mm]. Deposits are assigned to voxels at the pre-step point. One instance works in one process
-    (Geant4 cannot change its geometry afterwards); the same seed gives the same showers.
+    cut: production cut [mm]. Hadronic physics is on for electrons and photons too: without it what photo- and
+    electro-nuclear reactions set free would leave without a deposit. One instance works in one process (Geant4 cannot
+    change its geometry afterwards); the same seed gives the same showers.
     """
 
     def __init__(self, detector: Detector, *, cut: float = 0.7, em_model: str = "standard",
@@ -47,61 +53,148 @@ class Geant4:
     def provenance(self) -> dict[str, Any]:
         """What every file made with this simulator records."""
         calzone = _import_engine()
+        readout = self.detector.readout
+        point = "pre-step" if readout.at_step == "start" else "post-step"
+        more: dict[str, Any] = {"frame": readout.frame} if readout.frame != "detector" else {}
+        more |= {"layer_scale": list(readout.scale)} if set(readout.scale) != {1.0} else {}
+        more |= {"threshold_mev": readout.threshold} if readout.threshold else {}
         return {
             "engine": f"Geant4 {calzone.GEANT4_VERSION} (calzone {calzone.VERSION})",
             "physics_list": " + ".join(filter(None, (self.had_model, f"EM {self.em_model}"))),
             "cut_mm": self.cut,
             "data_tables": _describe_tables(find_data()),
             "detector": self.detector.name,
-            "scored": "all deposits of the sensitive slabs, at the pre-step point",
-        }
+            "scored": f"all deposits of the sensitive slabs, at the {point} point",
+        } | more  # fmt: skip
 
     def simulate(self, incident: Incident, *, seed: int) -> Showers:
         """Showers of the given particles, by full simulation."""
+        return self.fill(incident, [self.detector.readout], seed=seed)[0]
+
+    def fill(self, incident: Incident, readouts: Sequence[Readout], *, seed: int) -> list[Showers]:
+        """Showers of one run of Geant4, read out with several meshes."""
+        deposits = self._run(incident, seed)
+        provenance = self.provenance() | {"seed": seed}
+        return [deposits.showers(incident, readout, provenance) for readout in readouts]
+
+    def hits(self, incident: Incident, *, seed: int) -> Hits:
+        """The deposits themselves, where the readout puts them. 8,400 per GeV where all materials are sensitive."""
+        d = self._run(incident, seed)
+        event, place = d.event(), d.place(self.detector.readout.at_step)
+        order = np.argsort(event, kind="stable")
+        return Hits(incident, event[order], place[order], d.value()[order], d.time()[order],
+                    self.provenance() | {"seed": seed})  # fmt: skip
+
+    def _run(self, incident: Incident, seed: int) -> "_Deposits":
+        _require_possible(incident, self.had_model)
         calzone = _import_engine()
         if self._engine is None:
             self._engine = self._build(calzone)
         self._engine.random = calzone.Random(seed=2 * seed)  # the engine ignores the lowest bit of its seed
-        n = len(incident)
-        event, position, value = self._run(calzone, incident)
-        energy, overflow = voxelize(self.geometry, n, event, position, value)
-        return Showers(self.geometry, incident, energy, overflow, self.provenance() | {"seed": seed})
-
-    def _run(self, calzone: Any, incident: Incident) -> tuple[Array, Array, Array]:
-        """Deposits of one run: event (M,), position (M, 3) [mm, z = 0 at the front face], value (M,) [MeV]."""
         t, p = incident.theta, incident.phi
         direction = np.stack([np.sin(t) * np.cos(p), np.sin(t) * np.sin(p), np.cos(t)], axis=1)
         front = np.stack([incident.x, incident.y, np.full(len(t), -0.5 * self.detector.depth)], axis=1)
-        # Start a little before the front face (1 mm along the direction), inside the vacuum of the world.
+        # Start a little before the front face (1 mm along the direction), inside the world.
         start = (front - direction) / 10
         particles = calzone.particles(
             len(incident), pid=incident.pdg, energy=incident.energy, position=start, direction=direction
         )
-        recorded = self._engine.run(particles).deposits
-        deposits = [recorded[name] for name in sorted(recorded)]  # a fixed order: sums do not depend on the run
-        none = np.zeros(0)
-        lines = [d.line for d in deposits if len(d.line)]
-        points = [d.point for d in deposits if len(d.point)]
-        event = np.concatenate([none, *(d["event"] for d in lines), *(d["event"] for d in points)]).astype(np.int64)
-        value = np.concatenate([none, *(d["value"] for d in lines), *(d["value"] for d in points)])
-        place = np.concatenate([none.reshape(0, 3), *(d["start"] for d in lines), *(d["position"] for d in points)])
-        return event, 10 * place + [0, 0, 0.5 * self.detector.depth], value
+        return _Deposits(self._engine.run(particles).deposits, self.detector.depth)
 
     def _build(self, calzone: Any) -> Any:
         find_data()
-        width, depth = self.detector.width / 10, self.detector.depth / 10
-        stack: dict[str, Any] = {"box": [width, width, depth], "material": "G4_Galactic"}
+        d = self.detector
+        width, depth = d.width / 10, d.depth / 10
+        stack: dict[str, Any] = {"box": [width, width, depth], "material": d.world}
         z = -depth / 2
-        for i in range(self.detector.n_repeats):
-            for k, slab in enumerate(self.detector.slabs):
-                thick = slab.thickness / 10
-                volume: dict[str, Any] = {"box": [width, width, thick], "position": [0, 0, z + thick / 2]}
-                volume |= {"material": slab.material} | ({"role": "record_deposits"} if slab.sensitive else {})
-                stack[f"Slab{i}x{k}"] = volume
-                z += thick
-        world = {"box": [1.2 * width, 1.2 * width, 1.2 * depth], "material": "G4_Galactic", "Stack": stack}
+        number = 0
+        for section in d.sections:
+            side = (section.width or d.width) / 10
+            for _ in range(section.repeat):
+                for k, slab in enumerate(section.slabs):
+                    thick = slab.thickness / 10
+                    volume: dict[str, Any] = {"box": [side, side, thick], "position": [0, 0, z + thick / 2]}
+                    volume |= {"material": slab.material} | ({"role": "record_deposits"} if slab.sensitive else {})
+                    stack[f"Slab{number}x{k}"] = volume
+                    z += thick
+                number += 1
+        world = {"box": [1.2 * width, 1.2 * width, 1.2 * depth], "material": d.world, "Stack": stack}
+        geometry: dict[str, Any] = {"World": world}
+        if d.materials:
+            geometry["materials"] = {
+                "mixtures": {m.name: {"density": m.density, "composition": m.fractions} for m in d.materials}
+            }
         physics = calzone.Physics(self.em_model, default_cut=self.cut / 10, had_model=self.had_model)
-        return calzone.Simulation({"World": world}, physics=physics, sample_deposits="detailed")
+        return calzone.Simulation(geometry, physics=physics, sample_deposits="detailed")
+
+
+class _Deposits:
+    """Deposits of one run, from steps (lines) and at rest (points); their long arrays are made when asked for."""
+
+    def __init__(self, recorded: Any, depth: float) -> None:
+        deposits = [recorded[name] for name in sorted(recorded)]  # a fixed order: sums do not depend on the run
+        self.lines = [d.line for d in deposits if len(d.line)]
+        self.points = [d.point for d in deposits if len(d.point)]
+        self.depth = depth
+
+    def _joined(self, line: str, point: str, *row: int) -> Array:
+        parts = [*(d[line] for d in self.lines), *(d[point] for d in self.points)]
+        return np.concatenate([np.zeros((0, *row)), *parts])
+
+    def event(self) -> Array:
+        """Shower of each deposit, (M,) int64."""
+        return self._joined("event", "event").astype(np.int64)
+
+    def value(self) -> Array:
+        """Energy, (M,) [MeV]."""
+        return self._joined("value", "value")
+
+    def place(self, at_step: str) -> Array:
+        """Where the step starts or ends, (M, 3) [mm, z = 0 at the front face]."""
+        place = 10 * self._joined(at_step, "position", 3)
+        place[:, 2] += 0.5 * self.depth
+        return place
+
+    def time(self) -> Array:
+        """Time at the start of the step, (M,) [ns]."""
+        parts = [*(d["time"][:, 0] for d in self.lines), *(d["time"] for d in self.points)]
+        return 1e9 * np.concatenate([np.zeros(0), *parts])
+
+    def showers(self, incident: Incident, readout: Readout, provenance: Mapping[str, Any]) -> Showers:
+        event, place = self.event(), self.place(readout.at_step)
+        if readout.frame == "shower":
+            place = to_shower_frame(incident, event, place)
+        return read_out(readout, incident, *voxelize(readout.geometry, len(incident), event, place, self.value()),
+                        provenance)  # fmt: skip
+
+
+def read_out(readout: Readout, incident: Incident, energy: Array, overflow: Array,
+             provenance: Mapping[str, Any]) -> Showers:  # fmt: skip
+    """Showers of summed energies (N, V) and overflow (N, L) [MeV]: threshold, then the factor of each layer."""
+    geometry = readout.geometry
+    if readout.threshold:
+        low = np.where(energy < readout.threshold, energy, 0)
+        overflow = overflow + np.add.reduceat(low, geometry.offsets[:-1], axis=1)
+        energy = energy - low
+    scale = np.array(readout.scale)
+    return Showers(geometry, incident, energy * scale[geometry.layer_index], overflow * scale, provenance)
+
+
+def _require_possible(incident: Incident, had_model: str | None) -> None:
+    known = LEPTONIC if had_model is None else LEPTONIC + HADRONS
+    odd = sorted(set(np.unique(incident.pdg).tolist()) - set(known))
+    if odd:
+        physics = had_model or "electromagnetic physics only"
+        raise ValueError(
+            f"got particle {odd[0]}, expected one that {physics} transports here: "
+            f"{', '.join(str(p) for p in known)} (PDG); choose one of them"
+        )
+    low, high = ENERGY_RANGE
+    if len(incident) and not (low <= incident.energy.min() and incident.energy.max() <= high):
+        raise ValueError(
+            f"got kinetic energies {incident.energy.min():g}..{incident.energy.max():g} MeV, expected "
+            "1 MeV..10 TeV; change the range"
+        )
 
 
 def _import_engine() -> Any:

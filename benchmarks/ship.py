@@ -9,8 +9,9 @@ The test sample is never trained on; generation and evaluation use seed 0.
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
+
+from results import put_section
 
 import caloforge as cf
 from caloforge import hub, io
@@ -18,7 +19,6 @@ from caloforge.benchmark import benchmark, machine
 from caloforge.evaluate import evaluate
 from caloforge.fastsim import FastSim, read_card
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 TEST = "calogan-eplus-test"
 KEPT = ("auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width")
 
@@ -45,9 +45,7 @@ def results() -> None:
     names = hub.MODEL_NAMES
     rows = benchmark([hub.model(n) for n in names], io.read_incident(hub.sample(TEST)), n_geant4=40, seconds=5.0)
     lines = [
-        "# Results",
-        "",
-        f"Written by `python benchmarks/ship.py --results` with caloforge {cf.__version__} on one core of:",
+        f"With caloforge {cf.__version__} on one core of:",
         f"{machine()['processor']}. Sample: Geant4 e+, 1-100 GeV uniform, CaloGAN Pb/LAr, 504 voxels; quality on",
         f"`{TEST}`, which no model was trained on. Every value stands beside its Geant4-vs-Geant4 floor (two halves of",
         "the reference, so at half its statistics). The classifier sees whitened inputs (docs/metrics.md): it is more",
@@ -57,7 +55,7 @@ def results() -> None:
     for name in names:
         lines += _quality(name)
     lines += [
-        "## Speed, one CPU thread, whole chain",
+        "### Speed, one CPU thread, whole chain",
         "",
         "| model | engine | batch | ms/shower | Geant4 ms/shower | x Geant4 | peak MB | load s |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
@@ -76,14 +74,14 @@ def results() -> None:
         "2021, 2106.05285).",
         "",
     ]
-    RESULTS.write_text("\n".join(lines))
+    put_section("Models", "\n".join(lines), "python benchmarks/ship.py --results")
 
 
 def _quality(name: str) -> list[str]:
     card = read_card(hub.model(name))[0]
     training, scores = card.training, card.scores
     lines = [
-        f"## {name}",
+        f"### {name}",
         "",
         f"{card.family}, trained on {training['n_showers']:,} showers in {training['seconds'] / 60:.0f} min on CPU.",
         "",

@@ -1,18 +1,19 @@
 """Full simulation: Geant4 in this process, through calzone (extra ``geant4``)."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..geometry import Array, Geometry
-from ..hits import Hits, to_shower_frame, voxelize
+from ..hits import BLOCK, Hits, to_shower_frame, voxelize_parts
 from ..showers import Incident, Showers
 from .detectors import Detector, Readout
 
 ENERGY_RANGE = (1.0, 1e7)  # [MeV] where FTFP_BERT and the standard electromagnetic physics are used
+REDUCED = "reduced set (reduced neutron data, no nuclear levels): "
 LEPTONIC = (11, -11, 22, 13, -13)
 HADRONS = (211, -211, 111, 321, -321, 130, 310, 2212, -2212, 2112, -2112)
 
@@ -80,10 +81,13 @@ class Geant4:
     def hits(self, incident: Incident, *, seed: int) -> Hits:
         """The deposits themselves, where the readout puts them. 8,400 per GeV where all materials are sensitive."""
         d = self._run(incident, seed)
-        event, place = d.event(), d.place(self.detector.readout.at_step)
+        none = np.zeros(0, np.int64), np.zeros((0, 3)), np.zeros(0)
+        columns = zip(none, *d.parts(self.detector.readout.at_step), strict=True)
+        event, place, value = (np.concatenate(column) for column in columns)
         order = np.argsort(event, kind="stable")
-        return Hits(incident, event[order], place[order], d.value()[order], d.time()[order],
-                    self.provenance() | {"seed": seed})  # fmt: skip
+        return Hits(
+            incident, event[order], place[order], value[order], d.time()[order], self.provenance() | {"seed": seed}
+        )
 
     def _run(self, incident: Incident, seed: int) -> "_Deposits":
         _require_possible(incident, self.had_model)
@@ -129,43 +133,35 @@ class Geant4:
 
 
 class _Deposits:
-    """Deposits of one run, from steps (lines) and at rest (points); their long arrays are made when asked for."""
+    """Deposits of one run: steps (lines) slab by slab, then those at rest (points), in a fixed order of the slabs, so
+    that sums do not depend on the run."""
 
     def __init__(self, recorded: Any, depth: float) -> None:
-        deposits = [recorded[name] for name in sorted(recorded)]  # a fixed order: sums do not depend on the run
+        deposits = [recorded[name] for name in sorted(recorded)]
         self.lines = [d.line for d in deposits if len(d.line)]
         self.points = [d.point for d in deposits if len(d.point)]
         self.depth = depth
 
-    def _joined(self, line: str, point: str, *row: int) -> Array:
-        parts = [*(d[line] for d in self.lines), *(d[point] for d in self.points)]
-        return np.concatenate([np.zeros((0, *row)), *parts])
-
-    def event(self) -> Array:
-        """Shower of each deposit, (M,) int64."""
-        return self._joined("event", "event").astype(np.int64)
-
-    def value(self) -> Array:
-        """Energy, (M,) [MeV]."""
-        return self._joined("value", "value")
-
-    def place(self, at_step: str) -> Array:
-        """Where the step starts or ends, (M, 3) [mm, z = 0 at the front face]."""
-        place = 10 * self._joined(at_step, "position", 3)
-        place[:, 2] += 0.5 * self.depth
-        return place
+    def parts(self, at_step: str) -> Iterator[tuple[Array, Array, Array]]:
+        """Shower (M,), place where the step starts or ends (M, 3) [mm, z = 0 at the front face], energy (M,) [MeV]."""
+        for kind, name in ((self.lines, at_step), (self.points, "position")):
+            for d in kind:
+                for block in (d[i : i + BLOCK] for i in range(0, len(d), BLOCK)):
+                    place = 10 * block[name].T
+                    place[2] += 0.5 * self.depth
+                    yield block["event"].astype(np.int64), place.T, np.ascontiguousarray(block["value"])
 
     def time(self) -> Array:
-        """Time at the start of the step, (M,) [ns]."""
+        """Time at the start of the step, (M,) [ns], in the order of ``parts``."""
         parts = [*(d["time"][:, 0] for d in self.lines), *(d["time"] for d in self.points)]
         return 1e9 * np.concatenate([np.zeros(0), *parts])
 
     def showers(self, incident: Incident, readout: Readout, provenance: Mapping[str, Any]) -> Showers:
-        event, place = self.event(), self.place(readout.at_step)
+        parts = self.parts(readout.at_step)
         if readout.frame == "shower":
-            place = to_shower_frame(incident, event, place)
-        return read_out(readout, incident, *voxelize(readout.geometry, len(incident), event, place, self.value()),
-                        provenance)  # fmt: skip
+            parts = ((event, to_shower_frame(incident, event, place), value) for event, place, value in parts)
+        energy, overflow = voxelize_parts(readout.geometry, len(incident), parts)
+        return read_out(readout, incident, energy, overflow, provenance)
 
 
 def read_out(readout: Readout, incident: Incident, energy: Array, overflow: Array,
@@ -211,4 +207,4 @@ def _describe_tables(folder: Path) -> str:
     names = sorted(p.name for p in folder.iterdir() if p.is_dir())
     note = folder / "README.md"
     reduced = note.is_file() and "reduced" in note.read_text(errors="replace")
-    return ("reduced set: " if reduced else "") + ", ".join(names)
+    return (REDUCED if reduced else "") + ", ".join(names)

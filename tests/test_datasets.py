@@ -251,7 +251,7 @@ def test_a_file_is_recognised_by_what_is_in_it(tmp_path: Path) -> None:
         open_showers(challenge_file(tmp_path / "challenge.h5"))
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["images"] = 1
-    with pytest.raises(ValueError, match="with keys images, expected caloforge showers or the CaloGAN layout"):
+    with pytest.raises(ValueError, match="with keys images, expected caloforge showers or the layout of CaloGAN"):
         open_showers(tmp_path / "other.h5")
 
 

@@ -130,7 +130,7 @@ def test_the_walk_sees_the_imports_that_are_there() -> None:
     assert "evaluate" not in imports("workflow", inside_functions=False)  # for type checkers only
 
 
-HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime"
+HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime", "uproot"
 
 
 @pytest.mark.parametrize(
@@ -141,9 +141,10 @@ HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime"
             "import caloforge; caloforge.detectors.calogan(); caloforge.Gun; caloforge.hub",
             ("torch", "matplotlib", "sklearn"),
         ),
+        ("import caloforge; caloforge.open_showers; caloforge.convert", ("torch", "matplotlib", "uproot", "awkward")),
         ("import sys; from caloforge.cli import run; run(['--help']); run(['train', '--help'])", HEAVY),
     ],
-    ids=["import", "detectors", "help"],
+    ids=["import", "detectors", "datasets", "help"],
 )
 def test_the_first_import_is_light(code: str, absent: tuple[str, ...]) -> None:
     check = f"{code}\nimport sys\nloaded = [m for m in {absent!r} if m in sys.modules]\nassert not loaded, loaded"

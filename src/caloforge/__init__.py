@@ -23,6 +23,7 @@ _WHERE = {
     "Gun": "simulate.gun", "uniform": "simulate.gun", "log_uniform": "simulate.gun", "fixed": "simulate.gun",
     "Detector": "simulate.detectors", "Geant4": "simulate.geant4", "Parametric": "simulate.parametric",
     "produce": "simulate", "read": "io", "write": "io", "stream": "io", "open_showers": "datasets",
+    "convert": "datasets.convert",
     "FastSim": "fastsim", "TrainConfig": "train", "fit": "train", "PreprocessConfig": "preprocess",
     "FlowMatchingConfig": "models.flow_matching", "VAEConfig": "models.vae", "Report": "evaluate",
 }  # fmt: skip

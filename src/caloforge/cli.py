@@ -1,4 +1,4 @@
-"""The command line: eight verbs, each one public function with the same argument names."""
+"""The command line: eight verbs and convert, each one public function with the same argument names."""
 
 import os
 import shlex
@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from . import units
-
 if TYPE_CHECKING:
     from .simulate import Simulator
-    from .simulate.gun import Gun
 
 Output = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
 Count = Annotated[int, arg(aliases=["-n"])]
-Energy = Annotated[str, arg(metavar="RANGE", help="kinetic energy with unit: 50GeV, or 1..100GeV")]
+Text = Annotated[str | None, arg(metavar="TEXT")]
+Layout = Literal["caloforge", "calogan", "calochallenge", "lhcb", "lemurs", "showerdata", "par04-root"]
 Model = Annotated[str, arg(metavar="MODEL", help="model folder, or the name of a shipped model (calogan-eplus)")]
 
 
@@ -27,9 +25,15 @@ def simulate(
     /,
     output: Output,
     n: Count,
-    energy: Energy = "1..100GeV",
-    particle: str = "e+",
-    spectrum: Literal["uniform", "log-uniform"] = "uniform",
+    energy: Annotated[str | None, arg(metavar="RANGE")] = None,
+    particle: Text = None,
+    spectrum: Text = None,
+    theta: Text = None,
+    phi: Text = None,
+    theta_x: Text = None,
+    theta_y: Text = None,
+    x: Text = None,
+    y: Text = None,
     engine: Literal["geant4", "parametric"] = "geant4",
     seed: int = 0,
     workers: int = 1,
@@ -37,12 +41,21 @@ def simulate(
 ) -> None:
     """Make showers of a detector by full simulation (Geant4) or with the parametric simulator.
 
+    What is not said about the particles is taken from the detector's own gun (``caloforge show DETECTOR``).
+
     Args:
-        detector: name of a detector, such as calogan.
+        detector: name of a detector (calogan, lhcb, par04-siw, ...), or a TOML file that describes one.
         output: HDF5 file to write.
         n: number of showers.
+        energy: kinetic energy with unit: 50GeV, 1..100GeV, or a list 256,512,1024MeV.
         particle: name (e+, gamma, pi+) or PDG number.
-        spectrum: distribution of the energy.
+        spectrum: uniform, log-uniform or power:INDEX, of a range of energies.
+        theta: angle from the depth axis: 5deg, 0..20deg, or 0+-20deg (normal).
+        phi: azimuth of the direction, the same way.
+        theta_x: angle in the plane xz, instead of theta and phi.
+        theta_y: angle in the plane yz.
+        x: position on the front face, or where the detector's gun aims: 5mm, -5..5mm, 0+-3mm.
+        y: the same.
         engine: what simulates.
         seed: the same seed gives the same showers, whatever the number of workers.
         workers: processes.
@@ -50,11 +63,18 @@ def simulate(
     """
     from .progress import bar
     from .simulate import produce
+    from .simulate.detectors import find
+    from .simulate.gun import adapted
 
-    gun = _gun(particle, energy, spectrum)
-    words = ["caloforge", "simulate", detector, "--particle", particle, "--energy", energy, "--spectrum", spectrum]
-    command = shlex.join([*words, "--engine", engine, "-n", str(n), "--seed", str(seed)])
-    with bar(f"{engine} {detector} {particle}") as update:
+    said = {
+        "particle": particle, "energy": energy, "spectrum": spectrum, "theta": theta, "phi": phi, "theta_x": theta_x,
+        "theta_y": theta_y, "x": x, "y": y,
+    }  # fmt: skip
+    gun = adapted(find(detector).gun, **said)
+    options = [word for key, text in said.items() if text is not None for word in _option(key, text)]
+    words = ["caloforge", "simulate", detector, *options, "--engine", engine, "-n", str(n), "--seed", str(seed)]
+    command = shlex.join(words)
+    with bar(f"{engine} {detector} {gun.pdg}") as update:
         produce(
             _factory(engine, detector), gun, output, n=n, seed=seed, workers=workers, force=force, command=command,
             progress=update,
@@ -118,6 +138,7 @@ def generate(
     """
     from . import hub, workflow
     from .fastsim import FastSim
+    from .simulate.gun import adapted
 
     _threads(threads)
     if (like is None) == (energy is None):
@@ -137,7 +158,7 @@ def generate(
         if n is None:
             raise ValueError("got --energy without -n, expected the number of showers; add -n N")
         particle = str(fast.card.pdg[0])
-        incident = _gun(particle, energy or "", spectrum).sample(n, seed)
+        incident = adapted(None, particle=particle, energy=energy, spectrum=spectrum).sample(n, seed)
         command = ["caloforge", "generate", model, "--energy", str(energy), "-n", str(n)]
         command += ["--spectrum", spectrum, "--seed", str(seed)]
     workflow.generate(fast, incident, output, seed=seed, command=shlex.join(command), force=force)
@@ -222,15 +243,19 @@ def export(model: Positional[Model], /, output: Output, force: bool = False) -> 
     print(f"{output}: layer energies equal PyTorch's to {parity.layer_energy:.1e} over {parity.n} showers")
 
 
-def show(path: Positional[str], /) -> None:
-    """Say what a file of showers, a model folder, an ONNX graph, a sample or a detector is.
+def show(
+    path: Positional[str], /, output: Annotated[Path | None, arg(aliases=["-o"])] = None, force: bool = False
+) -> None:
+    """Say what a file of showers, a model folder, an ONNX graph, a sample or a detector is; draw a detector.
 
     Args:
-        path: file, folder, or a shipped name.
+        path: file, folder, shipped name, detector or TOML file that describes one.
+        output: picture of a detector to write: side view and readout mesh (.png, .pdf or .svg).
+        force: replace an existing file.
     """
     from . import workflow
 
-    workflow.show(path)
+    workflow.show(path, output, force=force)
 
 
 def demo(output: Output = Path("demo-report"), train: bool = False, seed: int = 0, threads: int = 0) -> None:
@@ -248,8 +273,35 @@ def demo(output: Output = Path("demo-report"), train: bool = False, seed: int = 
     workflow.demo(output, train_first=train, seed=seed)
 
 
+def convert(
+    source: Annotated[Positional[str], arg(metavar="IN")],
+    target: Annotated[Positional[Path], arg(metavar="OUT")],
+    /,
+    to: Layout | None = None,
+    binning: Path | None = None,
+    detector: str | None = None,
+    force: bool = False,
+) -> None:
+    """Convert showers between layouts: CaloGAN, CaloChallenge, LHCb, LEMURS and Par04, showerdata, our own.
+
+    Args:
+        source: file of showers in any of the layouts, told apart by what is in it, or a shipped sample.
+        target: file to write.
+        to: layout to write; by default by the suffix: .npz LHCb, .root Par04, .h5 and .hdf5 caloforge.
+        binning: XML file of CaloChallenge showers; without it one is written beside OUT.
+        detector: name or TOML file: reads point clouds out, and gives showers the mesh their file does not tell.
+        force: replace existing files.
+    """
+    from . import hub
+    from .datasets.convert import convert as convert_file
+
+    done = convert_file(hub.sample(source), target, to=to, binning=binning, detector=detector, force=force)
+    beside = "".join(f", binning: {path}" for path in done.files[1:])
+    print(f"{target}: {done.n} showers, layout {done.layout}{beside}")
+
+
 VERBS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (simulate, train, generate, evaluate, benchmark, export, show, demo)
+    f.__name__: f for f in (simulate, train, generate, evaluate, benchmark, export, show, demo, convert)
 }
 
 
@@ -283,11 +335,10 @@ def run(arguments: list[str]) -> int:
 _ABOUT = "From Geant4 showers to a trained, judged and exported fast calorimeter simulation."
 
 
-def _gun(particle: str, energy: str, spectrum: str) -> "Gun":
-    from .simulate.gun import Distribution, Gun
-
-    low, high = units.parse_energy(energy)
-    return Gun(units.pdg_id(particle), Distribution("uniform" if spectrum == "uniform" else "log_uniform", low, high))
+def _option(key: str, text: str) -> tuple[str, ...]:
+    """Words of an option; joined with = where the value looks like an option itself (-5..5mm)."""
+    name = "--" + key.replace("_", "-")
+    return (f"{name}={text}",) if text.startswith("-") else (name, text)
 
 
 def _factory(engine: str, detector: str) -> Callable[[], "Simulator"]:

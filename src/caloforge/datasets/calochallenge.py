@@ -11,12 +11,13 @@ edge does not exist. caloforge adds ``overflow`` (N, L) MeV where recorded, and 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 from .. import io
 from ..geometry import Geometry, Layer, regular
 from ..showers import Incident, Showers
-from .hdf5 import attributes, column, replacing, require_plain
+from .hdf5 import attributes, column, opened, replacing, require_plain
 
 PIDS = {"photon": 22, "electron": 11, "pion": 211}
 
@@ -68,10 +69,28 @@ def write_binning(geometry: Geometry, path: str | Path, particle: str, *, force:
         temporary.write_text(ElementTree.tostring(root, encoding="unicode") + "\n", encoding="utf-8")
 
 
-def read(h5_path: str | Path, xml_path: str | Path, particle: str) -> Showers:
-    """Showers of a CaloChallenge file with the binning of ``xml_path`` for ``particle``."""
-    geometry, pid = read_binning(xml_path, particle), _number(xml_path, _bin(xml_path, particle), "pid")
-    with io.open_hdf5(h5_path) as file:
+def recognises(file: h5py.File) -> bool:
+    """Whether a file has the keys of this layout."""
+    return "incident_energies" in file and "showers" in file
+
+
+def particle_name(pdg: int) -> str:
+    """Name in binning files of a PDG number; ValueError if they have none."""
+    for name, pid in PIDS.items():
+        if abs(pdg) == pid:
+            return name
+    known = ", ".join(f"{name} ({pid})" for name, pid in PIDS.items())
+    raise ValueError(f"got particle {pdg}, expected one of {known}: CaloChallenge binnings have no others")
+
+
+def read(h5_path: str | Path, xml_path: str | Path, particle: str | None = None) -> Showers:
+    """Showers of a CaloChallenge file with the binning of ``xml_path`` for ``particle``.
+
+    particle: by default the only one of the binning file, else the one that the showers say they are of.
+    """
+    with opened(h5_path) as file:
+        particle = particle or _only(file, xml_path)
+        geometry, pid = read_binning(xml_path, particle), _number(xml_path, _bin(xml_path, particle), "pid")
         incident_energy = column(file, "incident_energies", (None, 1))[:, 0]
         n = len(incident_energy)
         energy = column(file, "showers", (n, geometry.n_voxels))
@@ -97,18 +116,34 @@ def write(showers: Showers, h5_path: str | Path, force: bool = False) -> None:
             file.attrs["pdg"] = int(showers.incident.pdg[0])
 
 
+def _only(file: h5py.File, path: str | Path) -> str:
+    names = [element.get("name", "?") for element in _bins(path)]
+    if len(names) != 1 and "pdg" in file.attrs:
+        return particle_name(int(file.attrs["pdg"]))
+    if len(names) != 1:
+        raise ValueError(
+            f"got {path} with binnings for {', '.join(names) or 'none'}, expected one; name the particle, or keep only "
+            "its binning in the file"
+        )
+    return names[0]
+
+
 def _bin(path: str | Path, particle: str) -> "ElementTree.Element":
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"got {path}, expected a binning file (XML); no such file, check the name")
-    try:
-        bins = ElementTree.parse(path).getroot().findall("Bin")
-    except ElementTree.ParseError as error:
-        raise ValueError(f"got {path}, expected a binning file; it is no XML ({error}), copy it again") from None
+    bins = _bins(path)
     for element in bins:
         if element.get("name") == particle:
             return element
     known = ", ".join(element.get("name", "?") for element in bins) or "none"
     raise ValueError(f"got particle {particle!r}, expected one of those in {path}: {known}; choose one of them")
+
+
+def _bins(path: str | Path) -> "list[ElementTree.Element]":
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"got {path}, expected a binning file (XML); no such file, check the name")
+    try:
+        return ElementTree.parse(path).getroot().findall("Bin")
+    except ElementTree.ParseError as error:
+        raise ValueError(f"got {path}, expected a binning file; it is no XML ({error}), copy it again") from None
 
 
 def _number(path: str | Path, element: "ElementTree.Element", name: str) -> int:

@@ -17,7 +17,8 @@ from .. import io
 from ..geometry import Array
 from ..showers import Incident, Showers
 from ..simulate.detectors import calogan_geometry
-from .hdf5 import attributes, column, replacing, require_plain
+from . import particles
+from .hdf5 import attributes, column, opened, replacing, require_plain
 
 KEYS = ("energy", "layer_0", "layer_1", "layer_2")
 POSITRON = -11
@@ -30,7 +31,7 @@ def recognises(file: h5py.File) -> bool:
 
 def read(path: str | Path, pdg: int | None = None) -> Showers:
     """Showers of a CaloGAN file; pdg: the particle, by default what the file says, else -11 (e+)."""
-    with io.open_hdf5(path) as file:
+    with opened(path) as file:
         gev = column(file, "energy", (None, 1))[:, 0]
         geometry = calogan_geometry()
         n = len(gev)
@@ -44,9 +45,7 @@ def read(path: str | Path, pdg: int | None = None) -> Showers:
             mev = exact
         said = int(file.attrs["pdg"]) if "pdg" in file.attrs else None
         provenance = attributes(file)
-    if None not in (pdg, said) and pdg != said:
-        raise ValueError(f"got pdg={pdg} for {path}, which holds particle {said}; expected the same, leave pdg away")
-    kind = pdg if pdg is not None else said if said is not None else POSITRON
+    kind = particles.chosen(pdg, said, POSITRON, path)
     energy = np.concatenate(
         [image.reshape(n, layer.n_voxels) for image, layer in zip(images, geometry.layers, strict=True)], axis=1
     )

@@ -10,8 +10,18 @@ import h5py
 import numpy as np
 
 from ..geometry import Array
-from ..io import CHUNK, new_file
+from ..io import CHUNK, new_file, open_hdf5
 from ..showers import Showers
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[h5py.File]:
+    """An HDF5 file for reading; what h5py finds damaged in its structure becomes one ValueError."""
+    with open_hdf5(path) as file:
+        try:
+            yield file
+        except (KeyError, RuntimeError) as error:
+            raise ValueError(f"got {path}, expected a whole HDF5 file; {error}, make or copy it again") from None
 
 
 def column(file: h5py.File, key: str, shape: tuple[int | None, ...]) -> Array:
@@ -21,17 +31,27 @@ def column(file: h5py.File, key: str, shape: tuple[int | None, ...]) -> Array:
             f"got {file.filename} with keys {', '.join(sorted(file))}, expected {key!r} too; check the format"
         )
     data = file[key]
-    if not isinstance(data, h5py.Dataset) or data.dtype.kind not in "fiu":
-        raise ValueError(f"got {key!r} of {file.filename} without numbers, expected a numeric dataset; check the file")
-    if len(data.shape) != len(shape) or any(b not in (None, a) for a, b in zip(data.shape, shape, strict=True)):
-        wanted = "(" + ", ".join("N" if b is None else str(b) for b in shape) + ")"
-        raise ValueError(
-            f"got {key!r} of shape {data.shape} in {file.filename}, expected {wanted}; check that this is the format"
-        )
+    require_numbers(data, key, shape, file.filename)
+    return content(data, key, file.filename)
+
+
+def content(data: h5py.Dataset, key: str, path: str | Path) -> Array:
+    """All of a dataset; ValueError where the file is damaged."""
     try:
         return np.asarray(data[:])
     except OSError as error:
-        raise ValueError(f"got unreadable {key!r} in {file.filename} ({error}); make or copy the file again") from None
+        raise ValueError(f"got unreadable {key!r} in {path} ({error}); make or copy the file again") from None
+
+
+def require_numbers(data: Any, key: str, shape: tuple[int | None, ...], path: str | Path) -> None:
+    """ValueError unless ``data``, a dataset or an array, is numeric and of the given shape (None: any length)."""
+    if not isinstance(data, h5py.Dataset | np.ndarray) or data.dtype.kind not in "fiu":
+        raise ValueError(f"got {key!r} of {path} without numbers, expected a numeric dataset; check the file")
+    if len(data.shape) != len(shape) or any(b not in (None, a) for a, b in zip(data.shape, shape, strict=True)):
+        wanted = "(" + ", ".join("N" if b is None else str(b) for b in shape) + ")"
+        raise ValueError(
+            f"got {key!r} of shape {data.shape} in {path}, expected {wanted}; check that this is the format"
+        )
 
 
 def attributes(file: h5py.File) -> dict[str, Any]:

@@ -318,3 +318,23 @@ def test_particles_of_another_layout_are_taken_too(here: Path) -> None:
     incident = Incident([2e3, 3e3], pdg=-11)
     calogan.write(Showers(geometry, incident, np.ones((2, 504))), "calogan.hdf5")
     np.testing.assert_array_equal(incident_of("calogan.hdf5").energy, incident.energy)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["calogan", "--energy", "0.5..2MeV"], "expected 1 MeV..10 TeV"),
+        (["calogan", "--energy", "1..20TeV"], "expected 1 MeV..10 TeV"),
+        (["calogan", "--particle", "tau-"], "got particle 15, expected one that FTFP_BERT transports"),
+        (["calogan", "--x", "0..600mm"], "expected them on the front face of calogan"),
+        (["lhcb", "--theta", "100deg"], "outside 0..90 degrees"),
+        (["nowhere.toml"], "no such file"),
+        (["nowhere"], "got detector 'nowhere', expected one of calogan"),
+    ],
+)
+def test_what_geant4_cannot_simulate_is_said_before_anything_is_written(
+    options: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["simulate", *options, "-n", "5", "-o", str(tmp_path / "a.h5")]) == 2
+    assert sentence in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

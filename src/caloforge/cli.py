@@ -71,6 +71,10 @@ def simulate(
         "theta_y": theta_y, "x": x, "y": y,
     }  # fmt: skip
     gun = adapted(find(detector).gun, **said)
+    if engine == "geant4":
+        from .simulate.geant4 import require_gun
+
+        require_gun(gun, find(detector))
     options = [word for key, text in said.items() if text is not None for word in _option(key, text)]
     words = ["caloforge", "simulate", detector, *options, "--engine", engine, "-n", str(n), "--seed", str(seed)]
     command = shlex.join(words)

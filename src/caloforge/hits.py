@@ -154,9 +154,7 @@ def voxelize(geometry: Geometry, n: int, event: Array, position: Array, value: A
     )
 
 
-def voxelize_parts(
-    geometry: Geometry, n: int, parts: Iterable[tuple[Array, Array, Array]]
-) -> tuple[Array, Array]:
+def voxelize_parts(geometry: Geometry, n: int, parts: Iterable[tuple[Array, Array, Array]]) -> tuple[Array, Array]:
     """The same for deposits that come in parts (event, position, value); the order of the deposits decides the last
     bit of the sums, the parts do not."""
     energy, overflow = np.zeros(n * geometry.n_voxels), np.zeros(n * geometry.n_layers)

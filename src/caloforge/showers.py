@@ -128,9 +128,16 @@ def _checked(values: ArrayLike, shape: tuple[int, int], what: str) -> Array:
     if out.shape != shape:
         raise ValueError(f"got {what} of shape {out.shape}, expected {shape} (showers, bins); check the geometry")
     if not np.all(np.isfinite(out)):
-        n = int((~np.isfinite(out)).any(axis=1).sum())
-        raise ValueError(f"got NaN or infinite {what} in {n} showers, expected finite MeV; remove those showers")
+        bad = np.flatnonzero((~np.isfinite(out)).any(axis=1))
+        raise ValueError(
+            f"got NaN or infinite {what} in {len(bad)} showers (first: shower {bad[0]}), expected finite MeV; "
+            "remove those showers"
+        )
     if out.size and out.min() < 0:
-        raise ValueError(f"got negative {what} (smallest {out.min():g} MeV), expected >= 0; check the reader's units")
+        bad = np.flatnonzero((out < 0).any(axis=1))
+        raise ValueError(
+            f"got negative {what} in {len(bad)} showers (first: shower {bad[0]}; smallest {out.min():g} MeV), "
+            "expected >= 0; check the reader's units"
+        )
     out.setflags(write=False)
     return out

@@ -11,6 +11,7 @@ from ..geometry import Array, Geometry
 from ..hits import BLOCK, Hits, to_shower_frame, voxelize_parts
 from ..showers import Incident, Showers
 from .detectors import Detector, Readout
+from .gun import Gun
 
 ENERGY_RANGE = (1.0, 1e7)  # [MeV] where FTFP_BERT and the standard electromagnetic physics are used
 REDUCED = "reduced set (reduced neutron data, no nuclear levels): "
@@ -174,6 +175,19 @@ def read_out(readout: Readout, incident: Incident, energy: Array, overflow: Arra
         energy = energy - low
     scale = np.array(readout.scale)
     return Showers(geometry, incident, energy * scale[geometry.layer_index], overflow * scale, provenance)
+
+
+def require_gun(gun: Gun, detector: Detector, had_model: str | None = "FTFP_BERT") -> None:
+    """Raise ValueError unless Geant4 can simulate the gun's particles and all of them enter the detector's front."""
+    _require_possible(Incident([gun.energy.low, gun.energy.high], pdg=gun.pdg), had_model)
+    half = (detector.sections[0].width or detector.width) / 2
+    for name in ("x", "y"):
+        low, high = gun.limits()[name]
+        if max(-low, high) > half:
+            raise ValueError(
+                f"got particles at {name} = {low:g}..{high:g} mm, expected them on the front face of "
+                f"{detector.name} (-{half:g}..{half:g} mm); narrow the range"
+            )
 
 
 def _require_possible(incident: Incident, had_model: str | None) -> None:

@@ -179,7 +179,7 @@ def read_out(readout: Readout, incident: Incident, energy: Array, overflow: Arra
 
 def require_gun(gun: Gun, detector: Detector, had_model: str | None = "FTFP_BERT") -> None:
     """Raise ValueError unless Geant4 can simulate the gun's particles and all of them enter the detector's front."""
-    _require_possible(Incident([gun.energy.low, gun.energy.high], pdg=gun.pdg), had_model)
+    _require_possible(Incident(np.array([gun.energy.low, gun.energy.high]), pdg=np.full(2, gun.pdg)), had_model)
     half = (detector.sections[0].width or detector.width) / 2
     for name in ("x", "y"):
         low, high = gun.limits()[name]

@@ -15,7 +15,7 @@ from results import put_section
 
 import caloforge as cf
 from caloforge import hub, io
-from caloforge.benchmark import benchmark, machine
+from caloforge.benchmark import benchmark, machine, write_json
 from caloforge.evaluate import evaluate
 from caloforge.fastsim import FastSim, read_card
 
@@ -44,6 +44,7 @@ def results() -> None:
     """Time every shipped model and write RESULTS.md from the timings and the cards."""
     names = hub.MODEL_NAMES
     rows = benchmark([hub.model(n) for n in names], io.read_incident(hub.sample(TEST)), n_geant4=40, seconds=5.0)
+    write_json(rows, hub.DATA / "timings.json")  # for the leaderboard
     lines = [
         f"With caloforge {cf.__version__} on one core of:",
         f"{machine()['processor']}. Sample: Geant4 e+, 1-100 GeV uniform, CaloGAN Pb/LAr, 504 voxels; quality on",

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from caloforge.evaluate import Report, Score, evaluate
-from caloforge.evaluate.report import format_number, format_pair
+from caloforge.evaluate import Score, evaluate
+from caloforge.evaluate.numbers import format_number, format_pair, format_signed
+from caloforge.evaluate.plots import SECTIONS
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.showers import Incident, Showers
 
@@ -19,8 +20,8 @@ PLANES = Geometry(
     "planes",
     tuple(Layer("cartesian", regular(-10, 10, 4), regular(-10, 10, n), (i, i + 1)) for i, n in enumerate((4, 1))),
 )
+FILES = ["metrics.csv", "metrics.json", "report.html"]
 RINGS = Geometry("rings", tuple(Layer("polar", regular(0, 2 * np.pi, n), (0, 5, 10, 20)) for n in (4, 1)))
-SECTIONS = ("layers", "observables", "response", "roc", "examples")
 FAST = {"repeats": 2, "epochs": 5, "n_bootstrap": 10}
 
 
@@ -37,8 +38,8 @@ def toy(geometry, n, seed, shift=1.0):
 @pytest.fixture(autouse=True)
 def few_panels(monkeypatch):
     """Draw a few figures only: each costs a tenth of a second or more."""
-    monkeypatch.setattr("caloforge.evaluate.plots.N_PANELS", 4)
-    monkeypatch.setattr("caloforge.evaluate.plots.N_EXAMPLES", 2)
+    monkeypatch.setattr("caloforge.evaluate.plots.observables.N_PANELS", 4)
+    monkeypatch.setattr("caloforge.evaluate.plots.showers.N_EXAMPLES", 2)
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +56,15 @@ def test_scores_have_the_promised_names(report):
     names = set(report.scores)
     observables = {name.removeprefix("w1/") for name in names if name.startswith("w1/")}
     assert {"total_energy", "response", "depth", "occupied_1", "lateral_width_0"} <= observables
-    assert names == {
-        "auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width",
-        "occupancy/layer_0",
-        "occupancy/layer_1", *(f"w1/{name}" for name in observables), *(f"separation/{name}" for name in observables),
-    }  # fmt: skip
+    whole = {"fpd", "kpd", "sliced_w1", "mean_ks", "precision", "recall", "density", "coverage", "prd_auc"}
+    groups = ("separation", "w1", "ks", "tv", "kl", "js", "chi2")
+    named = {name for name in names if "/" not in name} - whole
+    assert named == {"auc_low", "auc_high", "jsd_low", "jsd_high"}
+    assert {f"{group}/{name}" for group in groups for name in observables} <= names
+    assert {"response/mean", "response/width", "response/core_width", "occupancy/layer_0", "occupancy/layer_1"} <= names
+    assert {"weights_high/ess", "weights_low/kl"} <= names
+    left_out = {note.split(" is left out")[0] for note in report.provenance["notes"] if "is left out" in note}
+    assert whole - names <= left_out | {"precision", "recall", "density", "coverage"}
 
 
 def test_a_different_sample_stands_out_of_its_floor(report):
@@ -78,13 +83,16 @@ def test_the_same_distribution_stays_at_its_floor(reference):
     assert abs(scores["response/mean"].excess) < 4
 
 
-def test_a_sample_against_itself_is_at_zero(reference):
+def test_a_sample_against_itself_is_refused_and_would_be_at_zero(reference, monkeypatch):
+    with pytest.raises(ValueError, match=r"got \d+ showers that stand in both samples"):
+        evaluate(reference, reference, **FAST)
+    monkeypatch.setattr("caloforge.evaluate.require_distinct", lambda *samples: None)
     report = evaluate(reference, reference, **FAST)
     zero = [
         s.value for name, s in report.scores.items() if name.startswith(("separation", "w1", "response", "occupancy"))
     ]
     assert np.allclose(zero, 0, atol=1e-12)
-    assert not report.provenance["notes"]
+    assert not any("distributed differently" in note for note in report.provenance["notes"])
 
 
 def test_same_seed_same_scores_and_global_random_states_untouched(reference, report):
@@ -98,10 +106,12 @@ def test_same_seed_same_scores_and_global_random_states_untouched(reference, rep
 
 def test_saved_files(report, tmp_path):
     folder = report.save(tmp_path / "report")
-    assert sorted(p.name for p in folder.iterdir()) == ["metrics.json", "report.html"]
+    assert sorted(p.name for p in folder.iterdir()) == FILES
     assert sorted(p.name for p in tmp_path.iterdir()) == ["report"]
     metrics = json.loads((folder / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert set(metrics) == {"scores", "provenance"}
+    assert set(metrics) == {"$schema", "format_version", "candidates"}
+    assert set(metrics["candidates"]) == {"toy <b>"}
+    metrics = metrics["candidates"]["toy <b>"]
     assert set(metrics["scores"]) == set(report.scores)
     assert set(metrics["scores"]["auc_low"]) == {"value", "error", "floor", "floor_error"}
     assert metrics["scores"]["auc_low"]["value"] == report.scores["auc_low"].value
@@ -109,20 +119,18 @@ def test_saved_files(report, tmp_path):
     assert metrics["provenance"]["settings"]["seed"] == 0
     assert metrics["provenance"]["geometry"]["digest"] == PLANES.digest()
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png;base64,") == 2 + 4 + 2 + 1 + 2
-    assert "http" not in page
     assert "toy &lt;b&gt; against Geant4" in page
     assert "half the statistics" in page
 
 
 def test_an_existing_folder_is_only_replaced_by_force(report, tmp_path, monkeypatch):
-    monkeypatch.setattr(Report, "to_html", lambda self: "page")
+    monkeypatch.setattr("caloforge.evaluate.page.render", lambda reports: "page")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match="give --force"):
         report.save(tmp_path / "mine")
     report.save(tmp_path / "mine", force=True)
-    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["metrics.json", "report.html", "thesis.txt"]
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [*FILES, "thesis.txt"]
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="expected a folder"):
         report.save(tmp_path / "file", force=True)
@@ -131,7 +139,7 @@ def test_an_existing_folder_is_only_replaced_by_force(report, tmp_path, monkeypa
 
 
 def test_a_failed_save_leaves_nothing(report, tmp_path, monkeypatch):
-    monkeypatch.setattr(Report, "to_html", lambda self: "\ud800")  # cannot be encoded
+    monkeypatch.setattr("caloforge.evaluate.page.render", lambda reports: "\ud800")  # cannot be encoded
     with pytest.raises(UnicodeEncodeError):
         report.save(tmp_path / "report")
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +167,7 @@ def test_polar_layers_dead_candidate_and_nan_free_json(tmp_path):
 def test_different_incident_energies_are_noted(reference, monkeypatch):
     other = replace(reference, incident=Incident(reference.incident.energy * 1.5, pdg=22))
     report = evaluate(reference, other, repeats=1, epochs=1, n_bootstrap=5)
-    monkeypatch.setattr("caloforge.evaluate.plots.figures", lambda report: {key: [] for key in SECTIONS})
+    monkeypatch.setattr("caloforge.evaluate.plots.SECTIONS", dict.fromkeys(SECTIONS, lambda reports: []))
     assert report.provenance["notes"][0].startswith("The incident energy is distributed differently")
     assert 'class="note"' in report.to_html()
 
@@ -186,6 +194,7 @@ def test_excess_and_number_formats():
     assert format_pair(12345.0, 230.0) == "1.23e+04 ± 2e+02"
     assert format_number(None) == format_number(float("inf")) == "–"
     assert format_number(0.000123) == "1.23e-04"
+    assert [format_signed(v) for v in (0.123, -0.123, -0.001)] == ["+0.12", "-0.12", "0.00"]
 
 
 def test_importing_the_referee_loads_neither_torch_nor_matplotlib():

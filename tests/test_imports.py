@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "caloforge"
 
 # A module may import modules of earlier rows and of its own package, at module level or inside functions alike.
 ORDER = [
-    ("_version", "_callable", "units", "progress", "hub"),
+    ("_version", "_callable", "units", "progress", "hub", "settings"),
     ("geometry",),
     ("showers",),
     ("io", "hits"),
@@ -130,7 +130,7 @@ def test_the_walk_sees_the_imports_that_are_there() -> None:
     assert "evaluate" not in imports("workflow", inside_functions=False)  # for type checkers only
 
 
-HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime", "uproot"
+HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime", "distributed", "uproot"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ HEAVY = "torch", "matplotlib", "sklearn", "scipy", "h5py", "zuko", "onnxruntime"
         ("import caloforge", HEAVY),
         (
             "import caloforge; caloforge.detectors.calogan(); caloforge.Gun; caloforge.hub",
-            ("torch", "matplotlib", "sklearn"),
+            ("torch", "matplotlib", "sklearn", "distributed"),
         ),
         ("import caloforge; caloforge.open_showers; caloforge.convert", ("torch", "matplotlib", "uproot", "awkward")),
         ("import sys; from caloforge.cli import run; run(['--help']); run(['train', '--help'])", HEAVY),

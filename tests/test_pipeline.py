@@ -77,7 +77,7 @@ def test_from_simulation_to_a_judged_and_exported_model(
     after = mean_distance(truth, fast)
     assert after < MARGIN * before, f"trained {after:.3f}, untrained {before:.3f}"
 
-    scores = json.loads(Path("report/metrics.json").read_text())["scores"]
+    scores = json.loads(Path("report/metrics.json").read_text())["candidates"]["fast"]["scores"]
     assert {"auc_low", "auc_high", "response/mean", "response/width"} <= set(scores)
     assert abs(scores["response/mean"]["value"]) < 0.05
     assert Path("report/report.html").stat().st_size > 10_000

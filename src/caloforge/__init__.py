@@ -26,6 +26,8 @@ _WHERE = {
     "convert": "datasets.convert",
     "FastSim": "fastsim", "TrainConfig": "train", "fit": "train", "PreprocessConfig": "preprocess",
     "FlowMatchingConfig": "models.flow_matching", "VAEConfig": "models.vae", "Report": "evaluate",
+    "amplify_showers": "evaluate.amplification_showers", "amplify_toys": "evaluate.amplification_toys",
+    "amplify_trainings": "evaluate.amplification_showers", "leaderboard": "evaluate.leaderboard",
 }  # fmt: skip
 _MODULES = {"detectors": "simulate.detectors", "models": "models", "datasets": "datasets", "hub": "hub"}
 _VERBS = ("simulate", "evaluate", "export", "benchmark")  # modules that are called like the function in them

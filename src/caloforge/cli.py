@@ -1,4 +1,4 @@
-"""The command line: eight verbs and convert, each one public function with the same argument names."""
+"""The command line: eight verbs and small tools, each one public function with the same argument names."""
 
 import os
 import shlex
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from .simulate import Simulator
@@ -17,6 +17,8 @@ Output = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
 Count = Annotated[int, arg(aliases=["-n"])]
 Text = Annotated[str | None, arg(metavar="TEXT")]
 Layout = Literal["caloforge", "calogan", "calochallenge", "lhcb", "lemurs", "showerdata", "par04-root"]
+Cluster = Annotated[Path | None, arg(metavar="TOML", help="processes of a batch system instead: docs/clusters.md")]
+Shard = Annotated[str | None, arg(metavar="I/N", help="only part I of N, to be merged with the others")]
 Model = Annotated[str, arg(metavar="MODEL", help="model folder, or the name of a shipped model (calogan-eplus)")]
 
 
@@ -35,8 +37,11 @@ def simulate(
     x: Text = None,
     y: Text = None,
     engine: Literal["geant4", "parametric"] = "geant4",
+    card: Path | None = None,
     seed: int = 0,
     workers: int = 1,
+    cluster: Cluster = None,
+    shard: Shard = None,
     force: bool = False,
 ) -> None:
     """Make showers of a detector by full simulation (Geant4) or with the parametric simulator.
@@ -57,14 +62,16 @@ def simulate(
         x: position on the front face, or where the detector's gun aims: 5mm, -5..5mm, 0+-3mm.
         y: the same.
         engine: what simulates.
+        card: constants of the parametric simulator, as ``caloforge tune`` writes them; without it the textbook's.
         seed: the same seed gives the same showers, whatever the number of workers.
-        workers: processes.
+        workers: processes on this machine.
         force: replace an existing file.
     """
     from .progress import bar
     from .simulate import produce
     from .simulate.detectors import find
     from .simulate.gun import adapted
+    from .simulate.shards import parse_shard
 
     said = {
         "particle": particle, "energy": energy, "spectrum": spectrum, "theta": theta, "phi": phi, "theta_x": theta_x,
@@ -76,14 +83,15 @@ def simulate(
 
         require_gun(gun, find(detector))
     options = [word for key, text in said.items() if text is not None for word in _option(key, text)]
-    words = ["caloforge", "simulate", detector, *options, "--engine", engine, "-n", str(n), "--seed", str(seed)]
+    tuned = [] if card is None else ["--card", str(card)]
+    words = ["caloforge", "simulate", detector, *options, "--engine", engine, *tuned, "-n", str(n), "--seed", str(seed)]
     command = shlex.join(words)
     with bar(f"{engine} {detector} {gun.pdg}") as update:
         produce(
-            _factory(engine, detector), gun, output, n=n, seed=seed, workers=workers, force=force, command=command,
-            progress=update,
+            _factory(engine, detector, card), gun, output, n=n, seed=seed, workers=workers, cluster=cluster,
+            shard=parse_shard(shard), force=force, command=command, progress=update,
         )  # fmt: skip
-    print(f"{output}: {n} showers")
+    print(f"{output}: {f'shard {shard} of {n}' if shard else n} showers")
 
 
 def train(
@@ -126,6 +134,9 @@ def generate(
     spectrum: Literal["uniform", "log-uniform"] = "uniform",
     seed: int = 0,
     threads: int = 0,
+    workers: int = 1,
+    cluster: Cluster = None,
+    shard: Shard = None,
     force: bool = False,
 ) -> None:
     """Generate showers with a model, streamed to disk in constant memory.
@@ -137,13 +148,17 @@ def generate(
         n: number of showers; with --like the first n of the file.
         spectrum: distribution of the energy.
         seed: the same seed gives the same showers.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, 0 for all cores; several workers have one each.
+        workers: processes on this machine.
         force: replace an existing file.
     """
     from . import hub, workflow
     from .fastsim import FastSim
     from .simulate.gun import adapted
+    from .simulate.shards import parse_shard
 
+    if threads and (workers > 1 or cluster):
+        raise ValueError("got --threads with several workers, which have one each, expected one option; leave one out")
     _threads(threads)
     if (like is None) == (energy is None):
         raise ValueError(
@@ -165,36 +180,80 @@ def generate(
         incident = adapted(None, particle=particle, energy=energy, spectrum=spectrum).sample(n, seed)
         command = ["caloforge", "generate", model, "--energy", str(energy), "-n", str(n)]
         command += ["--spectrum", spectrum, "--seed", str(seed)]
-    workflow.generate(fast, incident, output, seed=seed, command=shlex.join(command), force=force)
-    print(f"{output}: {len(incident)} showers")
+    workflow.generate(
+        fast, incident, output, seed=seed, command=shlex.join(command), force=force, model=hub.model(model).absolute(),
+        workers=workers, cluster=cluster, shard=parse_shard(shard),
+    )  # fmt: skip
+    print(f"{output}: {f'shard {shard} of {len(incident)}' if shard else len(incident)} showers")
+
+
+def merge(files: Positional[list[str]], /, output: Output, force: bool = False) -> None:
+    """Join the shards of a sample into the file that the same command without --shard writes.
+
+    Args:
+        files: HDF5 files of all shards, in any order.
+        output: HDF5 file to write.
+        force: replace an existing file.
+    """
+    from .progress import bar
+    from .simulate.shards import merge as join
+
+    with bar("merge") as update:
+        n = join(files, output, force=force, progress=update)
+    print(f"{output}: {n} showers")
 
 
 def evaluate(
     reference: Positional[str],
-    candidate: Positional[str],
+    candidates: Positional[list[str]],
     /,
     output: Output,
+    profile: Literal["standard", "challenge"] = "standard",
+    levels: Annotated[tuple[str, ...], arg(metavar="LEVEL ...")] = (),
+    repeats: int | None = None,
+    epochs: int | None = None,
+    binning: Path | None = None,
+    detector: Text = None,
+    minimum: Text = None,
+    training: Text = None,
+    held_out: Annotated[tuple[str, ...], arg(metavar="RANGE ...")] = (),
     seed: int = 0,
-    repeats: int = 3,
     threads: int = 0,
+    figures: bool = False,
     force: bool = False,
 ) -> None:
-    """Judge candidate showers against reference (Geant4) showers: metrics.json and report.html.
+    """Judge candidate showers against reference (Geant4) showers: report.html, metrics.json and metrics.csv.
 
     Args:
         reference: file of reference showers, or the name of a shipped sample.
-        candidate: file of candidate showers.
+        candidates: files of candidate showers, judged one by one and shown together.
         output: folder to write.
+        profile: standard for any detector and daily use; challenge for the conventions of the CaloChallenge (hours).
+        levels: classifiers to train, by default low high; challenge: low low-normed high, and resnet if asked.
+        repeats: trainings of each classifier, by default 3 (challenge: 10).
+        epochs: of each training, by default 30 (challenge: 50).
+        binning: XML file of CaloChallenge showers.
+        detector: name or TOML file, where a file of showers does not know its mesh.
+        minimum: least voxel energy of the challenge profile, with unit, for meshes that are not the CaloChallenge's.
+        training: showers that the candidates' models were trained on: are they copied?
+        held_out: energies that training left out, such as 20..30GeV: are the candidates worse there?
         seed: seed of splits, classifiers and bootstrap.
-        repeats: trainings of each classifier.
         threads: CPU threads, 0 for all cores.
+        figures: write every figure for papers too, as PNG and PDF.
         force: replace an existing folder.
     """
-    from . import workflow
+    from . import units, workflow
 
     _threads(threads)
-    report = workflow.evaluate(reference, candidate, output, seed=seed, repeats=repeats, force=force)
-    print(workflow.summary(report))
+    reports = workflow.evaluate(
+        reference, candidates, output, profile=profile, levels=levels or None, repeats=repeats, epochs=epochs,
+        binning=binning, detector=detector, minimum=units.parse_energy(minimum)[0] if minimum else None, seed=seed,
+        training=training, held_out=[units.parse_energy(text) for text in held_out], force=force, figures=figures,
+    )  # fmt: skip
+    for report in reports:
+        if len(reports) > 1:
+            print(f"\n{report.name}")
+        print(workflow.summary(report))
     print(f"report: {output / 'report.html'}")
 
 
@@ -304,9 +363,154 @@ def convert(
     print(f"{target}: {done.n} showers, layout {done.layout}{beside}")
 
 
+def reweight(
+    reference: Positional[str],
+    candidate: Positional[str],
+    /,
+    output: Output,
+    method: Literal["weights", "rejection"] = "weights",
+    level: Literal["high", "low"] = "high",
+    cap: float = 20.0,
+    seed: int = 0,
+    threads: int = 0,
+    force: bool = False,
+) -> None:
+    """Weigh candidate showers with a classifier so that they count like reference (Geant4) showers, or keep some.
+
+    Args:
+        reference: file of reference showers that the result will not be judged with, or a shipped sample.
+        candidate: file of candidate showers.
+        output: HDF5 file to write.
+        method: all showers with a dataset "weight", or the showers accepted with a probability in proportion to it.
+        level: what the classifiers see, observables (high) or voxels (low).
+        cap: largest weight.
+        seed: seed of splits, classifiers and rejection.
+        threads: CPU threads, 0 for all cores.
+        force: replace an existing file.
+    """
+    from . import workflow
+
+    _threads(threads)
+    print(workflow.reweight(reference, candidate, output, method=method, level=level, cap=cap, seed=seed, force=force))
+
+
+def amplify(
+    samples: Annotated[Positional[list[str]], arg(metavar="toys | TRUTH TRAIN GENERATED")],
+    /,
+    output: Output,
+    repetitions: int = 100,
+    network: bool = False,
+    observables: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = (),
+    quantiles: Annotated[tuple[int, ...], arg(metavar="N ...")] = (5, 10, 20, 50, 100),
+    seed: int = 0,
+    threads: int = 0,
+    force: bool = False,
+) -> None:
+    """Ask how many showers of the truth a generated sample is worth: statistical amplification, with controls.
+
+    Args:
+        samples: "toys" for toys with a known truth, or three files of showers: truth that was not used in training,
+            training showers, generated showers.
+        output: folder to write: amplification.json and amplification.png.
+        repetitions: trainings of each toy.
+        network: also train a small generative network on the toys (minutes).
+        observables: observables of the showers instead of the usual ones.
+        quantiles: numbers of quantiles of each observable.
+        seed: seed of toys, trainings and subsets.
+        threads: CPU threads of the network, 0 for all cores.
+        force: replace the two files in an existing folder.
+    """
+    from . import hub
+    from .datasets import open_showers
+    from .evaluate import amplification_result
+    from .progress import bar
+
+    amplification_result.require_folder(output, force)
+    if samples != ["toys"] and len(samples) != 3:
+        raise ValueError(
+            f"got {' '.join(samples) or 'no sample'}, expected toys or three files TRUTH TRAIN GENERATED; give these"
+        )
+    with bar("amplify", "steps") as update:
+        if len(samples) == 3:
+            from .evaluate.amplification_showers import amplify_showers
+
+            showers = [open_showers(hub.sample(name)) for name in samples]
+            result = amplify_showers(
+                *showers, observables=observables or None, quantiles=quantiles, seed=seed, progress=update
+            )
+        else:
+            from .evaluate.amplification_toys import DEFAULT, amplify_toys
+
+            if network:
+                _threads(threads)
+            contestants = (*DEFAULT, "network") if network else DEFAULT
+            result = amplify_toys(contestants=contestants, repetitions=repetitions, seed=seed, progress=update)
+    result.save(output, force=force)
+    print(amplification_result.summary(result))
+    print(f"figure: {output / amplification_result.FIGURE_NAME}")
+
+
+def leaderboard(
+    dataset: Annotated[Positional[str | None], arg(metavar="[DATASET]")] = None,
+    /,
+    output: Annotated[Path | None, arg(aliases=["-o"])] = None,
+    score: Literal["auc", "auc_low", "auc_high", "auc_resnet", "fpd", "kpd"] = "auc",
+    time: Literal["cpu-1", "cpu-100", "cpu-10000", "gpu-1", "gpu-100", "gpu-10000"] = "cpu-1",
+    add: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME:METRICS.JSON[:BENCHMARK.JSON]")] = (),
+    force: bool = False,
+) -> None:
+    """Show quality against time: the published CaloChallenge submissions and the models shipped here.
+
+    Args:
+        dataset: ds1-photons, ds1-pions, ds2, ds3, or the sample of a shipped model (calogan-eplus); without it all.
+        output: picture (.png, .svg, .pdf) or page (.html) to write.
+        score: what stands for quality; auc is the larger one of voxels and observables.
+        time: device and batch size of the time per shower.
+        add: a model beside them, from what evaluate and benchmark have written; may be repeated.
+        force: replace an existing file.
+    """
+    from .evaluate import leaderboard as board
+
+    if output:
+        board.require_writable(output, force)
+    table = board.leaderboard(dataset, score=score, time=time, add=add)
+    if output:
+        table.save(output, force=force)
+    table.print()
+    if output:
+        print(f"picture: {output}")
+
+
+def tune(
+    data: Positional[str],
+    /,
+    output: Output,
+    detector: Annotated[str | None, arg(metavar="NAME")] = None,
+    seed: int = 0,
+    force: bool = False,
+) -> None:
+    """Tune the parametric simulator to a detector with a small Geant4 sample of e-, e+ or photons (some minutes).
+
+    Args:
+        data: file of 200 showers or more, of which 2,000 are used, or the name of a shipped sample.
+        output: card to write (JSON), for ``caloforge simulate --engine parametric --card``.
+        detector: name or TOML file; by default the one that the sample says it is of.
+        seed: seed of the choice of showers and of the simulations.
+        force: replace an existing file.
+    """
+    from . import workflow
+
+    origin = workflow.tune(data, output, detector=detector, seed=seed, force=force).origin
+    before, after = (f"{origin[name]:.2f}" for name in ("misfit_textbook", "misfit_tuned"))
+    print(f"{output}: tuned to {origin['n_showers']} showers, misfit {after} (textbook {before}; 1 is perfect)")
+
+
 VERBS: dict[str, Callable[..., None]] = {
-    f.__name__: f for f in (simulate, train, generate, evaluate, benchmark, export, show, demo, convert)
-}
+    f.__name__: f for f in (
+        simulate, train, generate, evaluate, benchmark, export, show, demo, convert, reweight, amplify, leaderboard,
+        merge, tune,
+    )
+}  # fmt: skip
 
 
 def run(arguments: list[str]) -> int:
@@ -345,14 +549,14 @@ def _option(key: str, text: str) -> tuple[str, ...]:
     return (f"{name}={text}",) if text.startswith("-") else (name, text)
 
 
-def _factory(engine: str, detector: str) -> Callable[[], "Simulator"]:
+def _factory(engine: str, detector: str, card: Path | None) -> Callable[[], "Simulator"]:
     from functools import partial
 
     from .simulate.detectors import find
     from .simulate.engines import make
 
     find(detector)  # an unknown name is said before any process starts
-    return partial(make, engine, detector)
+    return partial(make, engine, detector, card)
 
 
 def _threads(n: int) -> None:

@@ -93,16 +93,16 @@ class FastSim(nn.Module):
 
     def stream(self, incident: Incident, *, seed: int, chunk: int = CHUNK) -> Iterator[Showers]:
         """The same in parts of ``chunk`` showers, for constant memory; another chunk draws other noise."""
-        if len(incident) == 0:
-            raise ValueError("got no incident particles, expected at least one; check the selection")
         self.check(incident)
-        provenance = self.provenance() | {"seed": seed}
         for k, start in enumerate(range(0, len(incident), chunk)):
-            part = incident[start : start + chunk]
-            z = self.noise(len(part), [seed, k])
-            with torch.inference_mode():
-                energy = self(z, *self._arguments(part)).cpu().numpy()
-            yield Showers(self.geometry, part, energy, None, provenance)
+            yield self.block(incident[start : start + chunk], seed=seed, index=k)
+
+    def block(self, incident: Incident, *, seed: int, index: int) -> Showers:
+        """Showers of part ``index`` of a stream: its noise comes from (seed, index)."""
+        z = self.noise(len(incident), [seed, index])
+        with torch.inference_mode():
+            energy = self(z, *self._arguments(incident)).cpu().numpy()
+        return Showers(self.geometry, incident, energy, None, self.provenance() | {"seed": seed})
 
     def noise(self, n: int, seed: int | list[int]) -> Tensor:
         """Latent noise of n showers, (n, Z)."""
@@ -114,7 +114,9 @@ class FastSim(nn.Module):
         return {"engine": f"caloforge {__version__} {self.card.family}", "valid": self.card.valid}
 
     def check(self, incident: Incident) -> None:
-        """Raise ValueError unless every particle lies in the valid range of the card."""
+        """Raise ValueError unless there are particles and every one lies in the valid range of the card."""
+        if len(incident) == 0:
+            raise ValueError("got no incident particles, expected at least one; check the selection")
         units = {"energy": "MeV", "theta": "rad", "phi": "rad", "x": "mm", "y": "mm"}
         for name in CONDITIONS:
             (low, high), values = self.card.valid[name], getattr(incident, name)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 MODEL_NAMES = ("calogan-eplus", "calogan-eplus-vae")
-SAMPLE_NAMES = ("calogan-eplus-train", "calogan-eplus-test")
+_SAMPLES = ("calogan-eplus", "calogan-gamma", "calogan-piplus", "lhcb-eminus", "par04-eminus", "ds1-gamma")
+SAMPLE_NAMES = tuple(f"{name}-{part}" for name in _SAMPLES for part in ("train", "test"))
 
 
 def model(name: str) -> Path:

@@ -2,6 +2,7 @@
 
     energy           (N, V) float32 MeV, gzip-1, chunks of 128 showers
     overflow         (N, L) float32 MeV, only where recorded
+    weight           (N,) float64, only in reweighted samples; no part of Showers, see ``read_weight``
     incident/energy  (N,) float64 MeV; incident/theta, phi [rad], x, y [mm], pdg
     attributes       format, format_version, geometry (JSON), geometry_digest, provenance (JSON)
 
@@ -19,7 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .geometry import Geometry
+from .geometry import Array, Geometry
 from .showers import FIELDS, Incident, Showers
 
 FORMAT, VERSION = "caloforge-showers", 1
@@ -74,10 +75,14 @@ class Writer:
         for name in FIELDS:
             self._extendable(f"incident/{name}", (), np.int64 if name == "pdg" else np.float64)
 
-    def append(self, showers: Showers) -> None:
-        """Write the showers behind those already written."""
+    def append(self, showers: Showers, weight: Array | None = None) -> None:
+        """Write the showers, and their weights (N,) in a reweighted sample, behind those already written."""
         self.geometry.require_same(showers.geometry, "showers")
         start = len(self._file["energy"])
+        if start == 0 and weight is not None and "weight" not in self._file:
+            self._extendable("weight", (), np.float64)
+        if len(showers) and ("weight" in self._file) != (weight is not None):
+            raise ValueError("got parts with and without weights, expected one kind; write them separately")
         if start == 0 and showers.overflow is not None:
             self._extendable("overflow", (self.geometry.n_layers,), np.float32)
         if len(showers) and ("overflow" in self._file) != (showers.overflow is not None):
@@ -85,6 +90,8 @@ class Writer:
         columns = {f"incident/{name}": getattr(showers.incident, name) for name in FIELDS} | {"energy": showers.energy}
         if showers.overflow is not None:
             columns["overflow"] = showers.overflow
+        if weight is not None:
+            columns["weight"] = _checked_weight(weight, len(showers))
         for name, values in columns.items():
             data = self._file[name]
             data.resize(start + len(showers), axis=0)
@@ -103,10 +110,17 @@ class Writer:
         self._exit.__exit__(kind, error, tb)
 
 
-def write(showers: Showers, path: str | Path, *, force: bool = False) -> None:
-    """Write Showers to a new file (format 1); ``force`` replaces an existing one."""
+def write(showers: Showers, path: str | Path, *, weight: Array | None = None, force: bool = False) -> None:
+    """Write Showers to a new file (format 1), with weights (N,) if given; ``force`` replaces an existing one."""
     with Writer(path, showers.geometry, showers.provenance, force=force) as file:
-        file.append(showers)
+        file.append(showers, weight)
+
+
+def _checked_weight(weight: Array, n: int) -> Array:
+    out = np.asarray(weight, dtype=np.float64)
+    if out.shape != (n,) or not np.all(np.isfinite(out)) or np.any(out < 0):
+        raise ValueError(f"got weights of shape {out.shape}, expected {n} finite numbers >= 0; give one per shower")
+    return out
 
 
 def open_hdf5(path: str | Path) -> h5py.File:
@@ -171,6 +185,14 @@ def read_incident(path: str | Path) -> Incident:
     """The incident particles of a file, without its showers."""
     with _open(path) as file:
         return Incident(**{name: file[f"incident/{name}"][:] for name in FIELDS})
+
+
+def read_weight(path: str | Path) -> Array | None:
+    """The weights of a reweighted sample, (N,) float64, which ``read`` leaves aside; None where the file has none."""
+    with _open(path) as file:
+        if "weight" not in file:
+            return None
+        return _checked_weight(file["weight"][:], len(file["energy"]))
 
 
 def read_header(path: str | Path) -> tuple[Geometry, int, dict[str, Any]]:

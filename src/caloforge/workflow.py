@@ -7,21 +7,29 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from . import hub, io
 from .datasets import open_showers
 from .progress import bar
-from .showers import Incident
+from .showers import FIELDS, Incident, Showers
 
 if TYPE_CHECKING:
     from .benchmark import Row
     from .config import Recipe
     from .evaluate import Report
+    from .evaluate.reweight import Level, Method
     from .fastsim import FastSim
+    from .simulate.parametric import Parametric
 
-HEADLINES = ("auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width")
+HEADLINES = (
+    "auc_low", "auc_low_normed", "auc_high", "auc_resnet", "jsd_low", "jsd_high", "fpd", "kpd", "precision", "recall",
+    "response/mean", "response/width", "response/core_width",
+)  # fmt: skip
 
 
 def incident_of(path: str) -> Incident:
@@ -98,35 +106,137 @@ def _sha256(path: Path) -> str:
 
 
 def generate(
-    fast: "FastSim", incident: Incident, output: Path, *, seed: int, command: str, force: bool = False
-) -> None:
-    """Showers of the particles, written part by part."""
-    provenance = fast.provenance() | {"seed": seed, "command": command, "model_training": fast.card.training}
-    done = 0
+    fast: "FastSim", incident: Incident, output: Path, *, seed: int, command: str, force: bool = False,
+    model: Path | None = None, workers: int = 1, cluster: Path | None = None, shard: tuple[int, int] | None = None,
+) -> None:  # fmt: skip
+    """Showers of the particles, or of shard (i, N) of them, written block by block.
+
+    With one worker they are made here; else by ``workers`` processes or those of the cluster in a TOML file, which load
+    the model folder ``model`` themselves.
+    """
+    from .fastsim import CHUNK, read_card
+    from .simulate.cluster import choose_cluster
+    from .simulate.production import Plan, make_here, produce_blocks
+
+    chosen, here = choose_cluster(workers, cluster), workers == 1 and cluster is None
+    if model is None and not here:
+        raise ValueError("got several workers without a model folder, expected one that they can load; save the model")
+    fast.check(incident)
+    folder = model or Path()
+    weights = read_card(folder)[1] if model else ""
+    plan = Plan(
+        partial(_load_model, folder, weights), _generate_block,
+        lambda k: (incident[k * CHUNK : (k + 1) * CHUNK], seed, k), len(incident), CHUNK, fast.geometry,
+        fast.provenance() | {"seed": seed, "command": command, "model_training": fast.card.training},
+        {"weights_sha256": weights, "incident_sha256": _digest(incident)},
+    )  # fmt: skip
     with bar(f"generate {fast.card.family}") as update:
-        fast.check(incident)
-        with io.Writer(output, fast.geometry, provenance, force=force) as file:
-            for part in fast.stream(incident, seed=seed):
-                file.append(part)
-                done += len(part)
-                update(done, len(incident))
+        if here:
+            make_here(plan, fast, output, shard=shard, force=force, progress=update)
+        else:
+            produce_blocks(plan, output, chosen, shard=shard, force=force, progress=update)
 
 
-def evaluate(reference: str, candidate: str, output: Path, *, seed: int, repeats: int, force: bool) -> "Report":
-    """Judge the showers in one file against those in another and write the report."""
+def _load_model(folder: Path, weights: str) -> "FastSim":
+    """The model as a worker process loads it, for one thread."""
+    import torch
+
+    from .fastsim import FastSim, read_card
+
+    if read_card(folder)[1] != weights:
+        raise ValueError(f"got {folder}, whose weights changed meanwhile, expected the same; generate again")
+    torch.set_num_threads(1)
+    return FastSim.load(folder)
+
+
+def _generate_block(fast: "FastSim", incident: Incident, seed: int, index: int) -> Showers:
+    return fast.block(incident, seed=seed, index=index)
+
+
+def _digest(incident: Incident) -> str:
+    columns = [np.ascontiguousarray(getattr(incident, name)).tobytes() for name in FIELDS]
+    return hashlib.sha256(b"".join(columns)).hexdigest()
+
+
+def evaluate(reference: str, candidates: Sequence[str], output: Path, *, force: bool = False, figures: bool = False,
+             binning: Path | None = None, detector: str | None = None, training: str | None = None,
+             held_out: Sequence[tuple[float, float]] = (), **settings: Any) -> "list[Report]":  # fmt: skip
+    """Judge the showers of each candidate file against those of the reference, and write one report of all.
+
+    training: file of the showers that the candidates' models were trained on; held_out: ranges of energy [MeV] that
+    training left out; settings: those of ``evaluate.evaluate``.
+    """
+    from .evaluate import beyond
     from .evaluate import evaluate as judge
+    from .evaluate.page import save_all
 
     if not force and output.exists():
         raise FileExistsError(f"got output {output}, which exists, expected a new name; choose another or give --force")
-    files = hub.sample(reference), hub.sample(candidate)
-    showers = [open_showers(f) for f in files]
-    with bar("evaluate", "%") as update:
-        report = judge(
-            *showers, seed=seed, repeats=repeats, candidate_name=files[1].stem,
+    if not candidates:
+        raise ValueError("got no candidate, expected at least one file of showers; add it")
+    files = [hub.sample(name) for name in candidates]
+    truth = open_showers(hub.sample(reference), binning=binning, detector=detector)
+    reports = []
+    for file in files:
+        name = file.stem if [f.stem for f in files].count(file.stem) == 1 else str(file)
+        showers = open_showers(file, binning=binning, detector=detector)
+        with bar(f"evaluate {name}", "%") as update:
+
+            def progress(part: float, note: str, update: Any = update) -> None:
+                update(round(100 * part), 100, note)
+
+            reports.append(judge(truth, showers, candidate_name=name, progress=progress, **settings))
+    seed = int(settings.get("seed", 0))
+    if training is not None:
+        seen = open_showers(hub.sample(training), binning=binning, detector=detector)
+        reports = [beyond.with_memorisation(report, seen, seed=seed) for report in reports]
+    if held_out:
+        reports = [beyond.with_interpolation(report, held_out, seed=seed) for report in reports]
+    few = {k: v for k in ("repeats", "epochs") if (v := settings.get(k)) is not None}
+    reports = beyond.with_log_posteriors(reports, seed=seed, **few)
+    save_all(reports, output, force=force, figures=figures)
+    return reports
+
+
+def reweight(reference: str, candidate: str, output: Path, *, method: "Method", level: "Level", cap: float, seed: int,
+             force: bool) -> str:  # fmt: skip
+    """Weigh the showers of one file by those of another and write them; says what came of it."""
+    from .evaluate.reweight import reweight as weigh
+
+    io.require_absent(output, force)
+    showers = [open_showers(hub.sample(path)) for path in (reference, candidate)]
+    with bar("reweight", "%") as update:
+        result = weigh(
+            *showers, method=method, level=level, cap=cap, seed=seed,
             progress=lambda part, note: update(round(100 * part), 100, note),
         )  # fmt: skip
-    report.save(output, force=force)
-    return report
+    io.write(result.showers, output, weight=result.weight, force=force)
+    what = "showers with weights" if result.weight is not None else f"of {len(showers[1])} showers accepted"
+    return "\n".join([
+        f"AUC of a fresh classifier ({level}): before {_pair(*result.auc_before)}, after {_pair(*result.auc_after)}",
+        f"effective sample size, share of N: {_pair(*result.ess)}; weights above {cap:g}: {100 * result.capped:.2g} %",
+        f"rejection keeps {100 * result.efficiency:.1f} %",
+        f"{output}: {len(result.showers)} {what}",
+    ])  # fmt: skip
+
+
+def tune(data: str, output: Path, *, detector: str | None = None, seed: int = 0, force: bool = False) -> "Parametric":
+    """Tune the parametric simulator to the showers in ``data`` and write its card."""
+    from .simulate.detectors import find
+    from .simulate.tune import tune as fit
+
+    io.require_absent(output, force)
+    file = hub.sample(data)
+    showers = open_showers(file)
+    name = detector or showers.provenance.get("detector")
+    if name is None:
+        raise ValueError(f"got {data}, which does not name its detector, expected --detector NAME; give it")
+    with bar("tune", "steps") as update:
+        model = fit(showers, find(str(name)), seed=seed, progress=update)
+    sample = {"sample": Path(data).name, "sample_sha256": _sha256(file)}
+    model = replace(model, origin=sample | dict(model.origin))
+    model.save(output, force=force)
+    return model
 
 
 def summary(report: "Report") -> str:
@@ -234,7 +344,7 @@ def demo(output: Path, *, train_first: bool, seed: int) -> None:
     from .evaluate import evaluate as judge
     from .fastsim import FastSim
 
-    known = {"report.html", "metrics.json", "benchmark.json", "model"}
+    known = {"report.html", "metrics.json", "metrics.csv", "benchmark.json", "model"}
     if output.exists() and not (output.is_dir() and {p.name for p in output.iterdir()} <= known):
         raise FileExistsError(
             f"got output {output}, which is no earlier demo report, expected a new name; choose another"

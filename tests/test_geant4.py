@@ -21,7 +21,7 @@ TESTEM3 = Detector(
     "testem3", (Section((Slab("G4_Pb", 2.3), Slab("G4_lAr", 5.7)), 50),), 400.0,
     Readout(Geometry("testem3", (Layer("cartesian", (-200, 200), (-200, 200), (0, 400)),))),
 )  # fmt: skip
-N_TESTEM3, N_CALOGAN = 200, 40
+N_TESTEM3, N_CALOGAN, N_ARGON = 200, 40, 200
 
 
 def lead_argon(out: str, sensitive: str) -> None:
@@ -64,6 +64,13 @@ def meshes(out: str) -> None:
         io.write(showers, f"{out}.{name}")
     io.write(hits.showers(detector.geometry, frame="shower"), f"{out}.hits")
     np.save(f"{out}.times.npy", hits.time)
+
+
+def argon(out: str) -> None:
+    """Electrons of 2 GeV in CaloGAN's calorimeter, the liquid argon alone read out."""
+    section = Section((Slab("G4_Pb", 2.0, sensitive=False), Slab("G4_lAr", 4.0)), 80)
+    electrons = Incident(np.full(N_ARGON, 2e3), pdg=np.full(N_ARGON, 11))
+    io.write(Geant4(replace(calogan(), sections=(section,))).simulate(electrons, seed=3), out)
 
 
 def own(out: str) -> None:
@@ -141,6 +148,15 @@ def test_the_same_seed_gives_the_same_showers(sample: Path, tmp_path: Path) -> N
     y = np.array(regular(-240, 240, 192))[1::2]
     # The first layer is hit at y = 0 and the particles fly towards +y: sin(1) tan(0.2) z.
     assert 2 < (image.sum(axis=0) @ y) / image.sum() < 20
+
+
+def test_sampling_fraction_and_resolution_of_lead_and_argon(geant4: Path, tmp_path: Path) -> None:
+    """Visible fraction 0.188, resolution 7.1-8.1 %/sqrt(E)."""
+    run("argon", str(tmp_path / "a.h5"))
+    showers = io.read(tmp_path / "a.h5")
+    fraction = (showers.total + showers.overflow.sum(axis=1)) / showers.incident.energy
+    assert fraction.mean() == pytest.approx(0.188, abs=0.003)
+    assert fraction.std() / fraction.mean() * 2**0.5 == pytest.approx(0.076, abs=3 * 0.076 / (2 * N_ARGON) ** 0.5)
 
 
 def test_one_run_fills_several_meshes_and_a_point_cloud(geant4: Path, tmp_path: Path) -> None:

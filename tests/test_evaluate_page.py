@@ -253,7 +253,9 @@ def test_the_verdict_in_words(reports, monkeypatch):
     assert "The mean response is 51.10 ± 1.00 % too high." in near
     assert worst_first(reports, 1) == ["fraction_0"]
     assert stands_out("response/mean", Score(-1, 0.1, 0, 0))
+    assert stands_out("density", Score(-1, 0.1, 0, 0))
     assert not stands_out("separation/x", Score(-1, 0.1, 0, 0))
+    assert stands_out("separation/x", Score(1, 0.1, 0, 0))
     bare = replace(reports[0], scores={"fpd": Score(1, 1, 1, 0)}, roc={})
     assert sentence(bare) == ""
     assert "fpd" in render([bare])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 METRICS, TABLE, PAGE, FIGURES = "metrics.json", "metrics.csv", "report.html", "figures"
 TEMPLATE, ASSETS = "report.html.j2", ("report.css", "report.js", "viewer.js")
 GROUPS = {
-    "overall": "AUC: 0.5 same, 1 always told apart; JSD in bits and the distances: 0 same",
+    "overall": "AUC: 0.5 same, 1 always told apart; JSD and distances: 0 same; precision to PRD: 1 same",
     "response": "candidate over Geant4, minus 1",
     "occupancy": "difference of the mean fraction of voxels above zero",
     "separation": "0 identical, 1 disjoint",

@@ -9,7 +9,21 @@ from .numbers import format_pair
 if TYPE_CHECKING:
     from .report import Report, Score
 
-SIGNED = ("response/", "occupancy/")
+DISTANCES = (
+    "auc_",
+    "jsd_",
+    "separation/",
+    "w1/",
+    "ks/",
+    "tv/",
+    "kl/",
+    "js/",
+    "chi2/",
+    "fpd",
+    "kpd",
+    "sliced_w1",
+    "mean_ks",
+)
 FAR = 3.0  # excess in sigma from which a score counts as above its floor
 GRADES = (
     (0.55, "is almost the same as Geant4 to a neural network"),
@@ -21,8 +35,8 @@ LEVELS = {"low": "voxels", "high": "observables", "low_normed": "normalised voxe
 
 
 def stands_out(name: str, score: "Score") -> bool:
-    """Whether a score lies more than three errors beyond its floor: above it, or on either side where it has a sign."""
-    excess = abs(score.excess) if name.startswith(SIGNED) else score.excess
+    """Whether a score lies more than three errors from its floor; for distances only above it, where it is worse."""
+    excess = score.excess if name.startswith(DISTANCES) else abs(score.excess)
     return excess > FAR
 
 

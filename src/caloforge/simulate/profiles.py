@@ -156,7 +156,8 @@ def deposit(stack: Stack, spread: float, c: Tuning, energy: Array, rng: np.rando
     spread_e = np.clip(spread / np.sqrt(energy / 1e3), 1e-6, SPREAD_MAX)
     response = stack.fraction * rng.gamma(spread_e**-2, spread_e**2)
     response *= c.response * (1 + c.response_slope * np.log(energy / 1e4))
-    lost = disturbed = np.zeros(len(energy))
+    lost: Array = np.zeros(len(energy))
+    disturbed: Array = np.zeros(len(energy))
     if c.reactions:
         count = rng.poisson(c.reactions * energy / 1e3)
         shower = np.arange(len(energy)).repeat(count)

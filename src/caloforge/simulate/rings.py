@@ -154,7 +154,7 @@ class Rings:
             halo = (energy * np.float32(self.c.halo)) @ self.halo
             e, more = np.float32(self.c.halo_energy), np.float32(np.exp(self.c.spot_spread**2))
             moments += np.stack([halo / e, halo, halo * (e * more)])
-        value = compound(*moments, spot_rng)
+        value = compound(moments[0], moments[1], moments[2], spot_rng)
         lost = incident.energy - moments[1].sum(axis=1, dtype=np.float64)  # behind, beside and in front of the detector
         escaped = spot_rng.poisson(np.maximum(lost, 0) / self.c.spot_floor) * self.c.spot_floor
         drawn = value.sum(axis=1, dtype=np.float64) + escaped
@@ -188,8 +188,8 @@ class Rings:
             flat += np.bincount(index + 1, upper.ravel(), minlength=len(flat))
         index, steep = (p.parent[:, None] * n_layers + number).ravel(), em * inner / np.maximum(core, SCALES[0])
         middle = (self.mesh.z[1:] + self.mesh.z[:-1])[live] / 2
-        depth = np.bincount(index, (steep * middle).ravel(), minlength=n * n_layers)
-        depth /= np.maximum(np.bincount(index, steep.ravel(), minlength=n * n_layers), 1e-30)
+        weight = np.bincount(index, steep.ravel(), minlength=n * n_layers)
+        depth = np.bincount(index, (steep * middle).ravel(), minlength=n * n_layers) / np.maximum(weight, 1e-30)
         if len(part) > n:
             part = np.add.reduceat(part, np.flatnonzero(np.diff(p.parent, prepend=-1)), axis=0)
         layers = flat.astype(np.float32).reshape(n, n_layers, 2 * n_scales)
@@ -204,7 +204,9 @@ class Rings:
         out = np.empty((3, n, start[-1]), dtype=np.float32)
         for i, table in enumerate(self.tables):
             size = start[i + 1] - start[i]
-            number, energy, by_x, by_y, square = (layers[:, i] @ table).reshape(n, 5, size).transpose(1, 0, 2)
+            used = np.flatnonzero(layers[:, i].any(axis=0))  # a layer has few radial scales
+            product = layers[:, i][:, used] @ table[used]
+            number, energy, by_x, by_y, square = product.reshape(n, 5, size).transpose(1, 0, 2)
             if self.c.tilt:
                 x, y = (p.tilt * depth[:, i]).astype(np.float32)[:, :, None]
                 factor = np.clip(1 + (x * by_x + y * by_y) / np.maximum(energy, np.float32(1e-20)), FEWEST, MOST)

@@ -117,15 +117,19 @@ class _Draw:
         q_max = 1 + (R_MAX / scale) ** 2
         inside, reach = 1 - q_max**-power, 1 - q_max ** (s - power)
         n, shower, t = self._steps(energy / least * (power / (power - s)) * reach / inside)
-        reach, least, scale = (np.asarray(v, dtype=np.float32).ravel().repeat(n) for v in (reach, least, scale))
-        q = (1 - self.rng.random(len(t), dtype=np.float32) * reach) ** np.float32(-1 / (power - s))
-        mean = np.full(len(t), np.float32(floor))
+
+        def of_spots(values: Array) -> Array:
+            return values.astype(np.float32).ravel().repeat(n)
+
+        q: Array = 1 - self.rng.random(len(t), dtype=np.float32) * of_spots(reach)
+        q = q ** np.float32(-1 / (power - s))
+        r = of_spots(scale) * np.float32(self.stack.moliere) * np.sqrt(q - 1)
+        mean: Array = np.full(len(t), np.float32(floor))
         if axis.any():
-            added = least * q ** np.float32(-s)
-            mean += added
+            added = of_spots(least) * q ** np.float32(-s)
+            mean = mean + added
             kept = np.flatnonzero(self.rng.random(len(t), dtype=np.float32) * mean < added)
-            shower, t, q, scale, mean = (v[kept] for v in (shower, t, q, scale, mean))
-        r = scale * np.float32(self.stack.moliere) * np.sqrt(q - 1)
+            shower, t, r, mean = (v[kept] for v in (shower, t, r, mean))
         return shower, t, r, self._spread(mean, self.c.spot_spread), np.zeros_like(t)
 
     def wandering(self, number: Array, energy: float, spread: float, reach: float, forward: float) -> tuple[Array, ...]:

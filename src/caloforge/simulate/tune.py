@@ -29,7 +29,7 @@ from .summary import Summary
 from .tuning import LIMITS, Tuning
 
 FEWEST, MOST = 200, 2000  # showers of the sample that are used
-SIMULATED, VOXELS, OBLIQUE = 3000, 1 << 23, 800  # showers per simulation, at most so many voxels; of oblique showers
+SIMULATED, VOXELS, OBLIQUE = 3000, 1 << 22, 800  # showers per simulation, at most so many voxels; of oblique showers
 RESPONSES = 100_000
 ROUNDS = 2
 ROBUST = 5.0  # residual c from which statistics count less

@@ -47,14 +47,15 @@
   const solids = (shower) => {
     const cells = unpack(shower.cells, scene.wide ? Uint32Array : Uint16Array);
     const codes = unpack(shower.codes, Uint16Array);
-    const corners = [], level = [], of = [], flip = [];
+    const corners = [], level = [], of = [], flip = [], sides = [];
     cells.forEach((voxel, k) => {
       const number = layerOf(voxel), layer = layers[number], t = codes[k] / 65535;
       const i = Math.floor((voxel - layer.start) / layer.n2), j = (voxel - layer.start) % layer.n2;
       const size = 0.3 + 0.65 * t;
       const span = (a, b) => [(a + b) / 2 - (size * (b - a)) / 2, (a + b) / 2 + (size * (b - a)) / 2];
       const q = span(layer.second[j], layer.second[j + 1]), z = span(...layer.depth).map(worldX);
-      const p = layer.polar && layer.n1 === 1 ? layer.first : span(layer.first[i], layer.first[i + 1]);
+      const ring = layer.polar && layer.n1 === 1, closed = ring && wholeTurn(layer) > 6.28;
+      const p = ring ? layer.first : span(layer.first[i], layer.first[i + 1]);
       for (let c = 0; c < layer.chords; c++) {
         const a = p[0] + ((p[1] - p[0]) * c) / layer.chords, b = p[0] + ((p[1] - p[0]) * (c + 1)) / layer.chords;
         for (const depth of z) {
@@ -64,9 +65,10 @@
           }
         }
         level.push(t); of.push(number); flip.push(layer.polar ? -1 : 1);
+        sides.push(closed ? [false, false] : [c === 0, c === layer.chords - 1]); // no walls inside of a sector
       }
     });
-    const block = { n: level.length, corners: Float32Array.from(corners), level, of, flip };
+    const block = { n: level.length, corners: Float32Array.from(corners), level, of, flip, sides };
     block.flat = new Float32Array(16 * block.n); // projected corners
     block.key = new Float64Array(block.n);
     block.order = Uint32Array.from(level.keys());
@@ -189,6 +191,7 @@
       return;
     }
     for (let f = 0; f < 6; f++) {
+      if ((f === 2 || f === 3) && !block.sides[k][f - 2]) continue;
       const [a, b, c, d] = FACES[f].map((corner) => base + 2 * corner);
       const area = (flat[c] - flat[a]) * (flat[d + 1] - flat[b + 1]) - (flat[c + 1] - flat[a + 1]) * (flat[d] - flat[b]);
       if (area * block.flip[k] <= 0) continue;

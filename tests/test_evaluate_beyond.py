@@ -61,6 +61,17 @@ def test_several_candidates_on_the_command_line(samples: dict[str, Showers], tmp
         assert word in text
 
 
+def test_the_learning_curve_and_the_worst_showers_are_told(samples: dict[str, Showers]) -> None:
+    report = evaluate(samples["truth"], samples["bad"], learning_curve=True, repeats=1, epochs=8, n_bootstrap=5)
+    curve = report.provenance["auc_against_training_showers"]["high"]
+    assert list(curve) == ["45", "90", "180", "360"]
+    assert curve["360"][0] > 0.6
+    worst = report.provenance["worst_showers_high"]["low_weights"]
+    assert worst["showers"] > 0
+    assert any("differ in" in note for note in report.provenance["notes"])
+    assert any(name.startswith("weights_high_marginal/") for name in report.scores)
+
+
 def test_the_challenge_profile_judges_any_mesh(samples: dict[str, Showers], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="minimum"):
         evaluate(samples["truth"], samples["good"], profile="challenge", repeats=1, epochs=1)

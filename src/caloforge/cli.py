@@ -217,6 +217,7 @@ def evaluate(
     minimum: Text = None,
     training: Text = None,
     held_out: Annotated[tuple[str, ...], arg(metavar="RANGE ...")] = (),
+    learning_curve: bool = False,
     seed: int = 0,
     threads: int = 0,
     figures: bool = False,
@@ -237,6 +238,7 @@ def evaluate(
         minimum: least voxel energy of the challenge profile, with unit, for meshes that are not the CaloChallenge's.
         training: showers that the candidates' models were trained on: are they copied?
         held_out: energies that training left out, such as 20..30GeV: are the candidates worse there?
+        learning_curve: AUC against the number of training showers too: does it still rise?
         seed: seed of splits, classifiers and bootstrap.
         threads: CPU threads, 0 for all cores.
         figures: write every figure for papers too, as PNG and PDF.
@@ -248,7 +250,8 @@ def evaluate(
     reports = workflow.evaluate(
         reference, candidates, output, profile=profile, levels=levels or None, repeats=repeats, epochs=epochs,
         binning=binning, detector=detector, minimum=units.parse_energy(minimum)[0] if minimum else None, seed=seed,
-        training=training, held_out=[units.parse_energy(text) for text in held_out], force=force, figures=figures,
+        training=training, held_out=[units.parse_energy(text) for text in held_out],
+        learning_curve=learning_curve, force=force, figures=figures,
     )  # fmt: skip
     for report in reports:
         if len(reports) > 1:

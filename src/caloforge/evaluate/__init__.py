@@ -43,6 +43,7 @@ def evaluate(
     n_bootstrap: int = 100,
     levels: tuple[str, ...] | None = None,
     minimum: float | None = None,
+    learning_curve: bool = False,
     candidate_name: str = "model",
     progress: Progress | None = None,
 ) -> Report:
@@ -54,11 +55,14 @@ def evaluate(
     recall, density, coverage, prd_auc; weights_<level>/<diagnostic> (docs/metrics.md has the formulas).
     repeats, epochs: trainings of each classifier (3 and 30; 10 and 50 in the challenge); levels: classifiers to train
     (low, high; challenge: low, low-normed, high, resnet); minimum: least voxel energy [MeV] of the challenge profile
-    for other meshes than its own; n_bootstrap: resamplings behind the errors of the one-dimensional distances;
+    for other meshes than its own; learning_curve: AUC against the number of training showers too; n_bootstrap:
+    resamplings behind the errors of the one-dimensional distances;
     progress: called with the fraction done and what comes next. The same samples and seed give the same scores; global
     random states are left alone.
     """
-    settings = profiles.require_settings(profiles.Settings(profile, repeats, epochs, n_bootstrap, levels, minimum))
+    settings = profiles.require_settings(
+        profiles.Settings(profile, repeats, epochs, n_bootstrap, levels, minimum, learning_curve)
+    )
     _check(reference, candidate, seed)
     tell = progress or (lambda fraction, text: None)
     names = ("halves", "bootstrap", "classifier", "multivariate", "weights")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..geometry import Array
 from ..showers import Showers
-from . import challenge, classifier, distances, histograms, manifold, multivariate, observables, weights
+from . import challenge, classifier, distances, histograms, lhcb, manifold, multivariate, observables, weights
 
 Measured = dict[str, distances.Measured]
 Seeds = Mapping[str, np.random.SeedSequence]
@@ -25,7 +25,8 @@ HISTOGRAM = {"separation": "separation", "total_variation": "tv", "kullback_leib
 @dataclass(frozen=True)
 class Settings:
     """repeats, epochs: of each classifier, None for the profile's own; levels: classifiers to train; minimum: least
-    voxel energy [MeV] of the challenge profile where the mesh is not one of the Challenge's."""
+    voxel energy [MeV] of the challenge profile where the mesh is not one of the Challenge's; learning_curve: also train
+    with an eighth, a quarter and a half of the showers."""
 
     profile: str = "standard"
     repeats: int | None = None
@@ -33,6 +34,7 @@ class Settings:
     n_bootstrap: int = 100
     levels: tuple[str, ...] | None = None
     minimum: float | None = None
+    learning_curve: bool = False
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -61,7 +63,7 @@ def run(reference: Showers, candidate: Showers, halves: list[Array], settings: S
         values = [challenge.features(s) for s in samples]
         matrices = [challenge.high(s, v) for s, v in zip(samples, values, strict=True)]
     else:
-        samples, values = [reference, candidate], [observables.observables(s) for s in (reference, candidate)]
+        samples, values = [reference, candidate], [_observables(s) for s in (reference, candidate)]
         conditions = observables.varying_conditions(reference.incident, candidate.incident)
         matrices = [observables.high_level(s, v, conditions) for s, v in zip(samples, values, strict=True)]
     notes: list[str] = []
@@ -85,9 +87,24 @@ def run(reference: Showers, candidate: Showers, halves: list[Array], settings: S
     measured = _classifier_scores(verdicts, levels, "") | results[0]
     floors = _classifier_scores(verdicts, levels, " floor") | results[1]
     extra, weighed = _weights(verdicts, levels, seeds["weights"], notes)
+    for level in levels:
+        if f"weights/{level}" in extra:
+            weighed[0].update(_marginals(level, verdicts[level], extra[f"weights/{level}"], values))
+            facts |= _worst_showers(level, verdicts[level], extra[f"weights/{level}"], values, seeds["weights"], notes)
+    if settings.learning_curve:
+        facts["auc_against_training_showers"] = _learning_curves(samples, values, settings, seeds["classifier"], notes)
     measured, floors = measured | weighed[0], floors | weighed[1]
     missing = {name: (float("nan"), float("nan")) for name in measured if name not in floors}
     return Outcome(measured, floors | missing, (values[0], values[1]), verdicts, notes, facts, extra)
+
+
+def _observables(showers: Showers) -> dict[str, Array]:
+    """The observables of any shower, and those of LHCb where one layer of cells sees particles at an angle."""
+    out = observables.observables(showers)
+    layers = showers.geometry.layers
+    if len(layers) == 1 and layers[0].kind == "cartesian" and np.ptp(showers.incident.theta) > 0:
+        out |= lhcb.observables(showers)
+    return out
 
 
 def _halved(sample: Showers, values: dict[str, Array], matrix: Array, halves: list[Array]
@@ -241,6 +258,61 @@ def _weights(verdicts: Mapping[str, classifier.Verdict], levels: tuple[str, ...]
                 extra[f"calibration/{level}"] = (curve.predicted, curve.observed, curve.error)
                 extra[f"weights/{level}"] = log_w
     return extra, out
+
+
+def _marginals(level: str, verdict: classifier.Verdict, log_w: weights.Pair, values: list[dict[str, Array]]
+               ) -> Measured:  # fmt: skip
+    """chi2/ndf of the mean weight of the candidate against p/q in bins of each observable: 1 for a good classifier."""
+    out: Measured = {}
+    for name, column in values[0].items():
+        found = weights.marginal(log_w[1], column[verdict.index[0]], values[1][name][verdict.index[1]])
+        if found.ndf > 0:
+            key = f"weights_{level.replace('-', '_')}_marginal/{name}"
+            out[key] = (found.chi2 / found.ndf, float(np.sqrt(2 / found.ndf)))
+    return out
+
+
+def _worst_showers(level: str, verdict: classifier.Verdict, log_w: weights.Pair, values: list[dict[str, Array]],
+                   seed: np.random.SeedSequence, notes: list[str]) -> dict[str, Any]:  # fmt: skip
+    """In what the candidate showers least like Geant4, and the Geant4 showers least like the candidate, differ."""
+    facts = {}
+    for number, (side, what) in enumerate((("high", "Geant4 showers that the candidate lacks most"),
+                                           ("low", "candidate showers that Geant4 lacks most"))):  # fmt: skip
+        chosen = {name: column[verdict.index[number]] for name, column in values[number].items()}
+        try:
+            found = weights.extremes(log_w[number], chosen, side, seed=seed)  # type: ignore[arg-type]
+        except ValueError:  # too few showers for an extreme per cent
+            continue
+        worst = [d for d in found.differences if d.separation > d.floor[0] + 3 * d.floor[1]][:5]
+        facts[f"{side}_weights"] = {
+            "showers": len(found.chosen), "weight_beyond": float(np.exp(found.log_threshold)),
+            "observables": [{"name": d.observable, "separation": d.separation, "floor": d.floor[0],
+                             "shift_in_sigma": d.shift} for d in worst],
+        }  # fmt: skip
+        if worst:
+            shifts = ", ".join(f"{d.observable} ({d.shift:+.1f} sigma)" for d in worst)
+            notes.append(
+                f"{what} (classifier {level}, {len(found.chosen)} of {len(log_w[number])}) differ in {shifts}."
+            )
+    return {f"worst_showers_{level}": facts}
+
+
+def _learning_curves(samples: list[Showers], values: list[dict[str, Array]], settings: Settings,
+                     seed: np.random.SeedSequence, notes: list[str]) -> dict[str, Any]:  # fmt: skip
+    """AUC of each level against the number of training showers per class."""
+    official = settings.profile == "challenge"
+    out: dict[str, Any] = {}
+    for level in (level for level in settings.trained if level != "resnet"):
+        pair = _inputs(samples, values, level, official, settings.minimum)
+        most = round(0.6 * min(len(part) for part in pair))
+        sizes = sorted({max(2, most // k) for k in (8, 4, 2, 1)})
+        config = classifier.CHALLENGE if official else classifier.STANDARD
+        found = classifier.learning_curve(pair[0], pair[1], sizes, seed=seed, config=config,
+                                          repeats=settings.repeats, epochs=settings.epochs)  # fmt: skip
+        out[level] = {str(n): [v.auc, v.auc_error] for n, v in found.items()}
+        text = ", ".join(f"{v.auc:.3f} with {n:,}" for n, v in found.items())
+        notes.append(f"AUC ({level}) against training showers per class: {text}.")
+    return out
 
 
 def require_settings(settings: Settings) -> Settings:

@@ -3,11 +3,11 @@
 import logging
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from .cluster import ClusterConfig
+from .cluster import ClusterConfig, start_missing, watched
 
 LOOK_EVERY = 30.0  # seconds between looks for jobs that ended
 
@@ -16,18 +16,16 @@ LOOK_EVERY = 30.0  # seconds between looks for jobs that ended
 def open_batch(config: ClusterConfig) -> Iterator[Any]:
     """A dask-jobqueue cluster with its jobs submitted; they are cancelled when the block ends."""
     with batch_cluster(config) as cluster:
+        while len(cluster.worker_spec) < config.jobs:
+            cluster.worker_spec.update(cluster.new_worker_spec())
         try:
-            cluster.sync(_submit, cluster, config.jobs)
+            cluster.sync(start_missing, cluster)
         except (OSError, RuntimeError, ValueError) as error:
             raise ChildProcessError(
                 f"got no jobs from {config.kind} ({_last_line(error)}), expected {config.jobs}; correct the file"
             ) from None
-        looking = _replace_lost_jobs(cluster, config.jobs)
-        cluster.loop.add_callback(looking.start)
-        try:
+        with watched(cluster, _find_lost(cluster), LOOK_EVERY):
             yield cluster
-        finally:
-            cluster.loop.add_callback(looking.stop)
 
 
 def batch_cluster(config: ClusterConfig) -> Any:
@@ -68,46 +66,26 @@ def _import_jobqueue(kind: str) -> Any:
     return dask_jobqueue
 
 
-async def _submit(cluster: Any, jobs: int) -> None:
-    """Submit jobs up to this number; unlike ``cluster.scale`` it raises what the submission raised."""
-    from distributed import Status
-
-    while len(cluster.worker_spec) < jobs:
-        cluster.worker_spec.update(cluster.new_worker_spec())
-    try:
-        await cluster
-    except BaseException:
-        for job in cluster.workers.values():
-            if job.job_id is None:
-                job.status = Status.failed  # else the cluster refuses to close
-        raise
-
-
 def _last_line(error: Exception) -> str:
     return ([line.strip() for line in str(error).splitlines() if line.strip()] or [repr(error)])[-1]
 
 
-def _replace_lost_jobs(cluster: Any, jobs: int) -> Any:
-    """A periodic look for jobs whose workers are all gone (time limit, lost node); new ones are submitted for them."""
-    from tornado.ioloop import PeriodicCallback
-
+def _find_lost(cluster: Any) -> Callable[[], list[str]]:
+    """A function that names the jobs whose workers are all gone (time limit, lost node), or that were refused."""
     seen: set[str] = set()
     missed: dict[str, int] = {}
 
-    async def look() -> None:
+    def lost() -> list[str]:
         names = [str(worker.name) for worker in cluster.scheduler.workers.values()]
-        for job, handle in list(cluster.workers.items()):
-            if any(name == job or name.startswith(f"{job}-") for name in names):
-                seen.add(job)
-                missed[job] = 0
-            elif job in seen or handle.job_id is None:  # not one that waits in the queue
-                missed[job] = missed.get(job, 0) + 1
-            if missed.get(job, 0) >= 2:  # once may be a restart after a crash
-                seen.discard(job)
-                missed[job] = 0
-                with suppress(OSError, RuntimeError):
-                    await cluster.workers.pop(job).close()
-        with suppress(OSError, RuntimeError):  # the next look tries again
-            await _submit(cluster, jobs)
+        for job, handle in cluster.workers.items():
+            here = any(name == job or name.startswith(f"{job}-") for name in names)
+            seen.update({job} if here else ())
+            waits = job not in seen and handle.job_id is not None  # in the queue of the batch system
+            missed[job] = 0 if here or waits else missed.get(job, 0) + 1
+        out = [job for job in cluster.workers if missed[job] >= 2]  # once may be a restart after a crash
+        seen.difference_update(out)
+        for job in out:
+            missed[job] = 0
+        return out
 
-    return PeriodicCallback(look, 1000 * LOOK_EVERY)
+    return lost

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ from ..settings import build, read_toml
 _SETTINGS = {
     "distributed.scheduler.worker-ttl": None,  # a busy worker is silent
     "distributed.scheduler.worker-saturation": 1.0,  # no call waits behind a busy worker
+    "distributed.deploy.lost-worker-timeout": "1000 days",  # ``watched`` sees to them
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     "distributed.worker.preload": [__name__],  # dask_setup
@@ -165,8 +166,9 @@ def _open(config: ClusterConfig) -> Iterator[Any]:
         with open_batch(config) as cluster:
             yield cluster
         return
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Status
 
+    ended = (Status.closed, Status.failed)  # killed before it had started, say: Dask gives up such a worker
     others = set(multiprocessing.active_children())
     try:
         try:
@@ -181,13 +183,46 @@ def _open(config: ClusterConfig) -> Iterator[Any]:
             ) from None
         with cluster:
             try:
-                yield cluster
+                with watched(cluster, lambda: [k for k, w in cluster.workers.items() if w.status in ended], 5):
+                    yield cluster
             finally:
                 cluster.sync(_stop, cluster)
     finally:
         for process in set(multiprocessing.active_children()) - others:
             if process.name.startswith("Dask Worker"):  # restarted while the cluster closed
                 process.kill()
+
+
+@contextmanager
+def watched(cluster: Any, lost: Callable[[], list[Any]], every: float) -> Iterator[None]:
+    """Replace workers or jobs that have ended, at intervals of ``every`` seconds; lost() names them."""
+    from tornado.ioloop import PeriodicCallback
+
+    async def look() -> None:
+        with suppress(OSError, RuntimeError, ValueError):  # the next look tries again
+            for name in lost():
+                await cluster.workers.pop(name).close()
+            await start_missing(cluster)
+
+    looking = PeriodicCallback(look, 1000 * every)
+    cluster.loop.add_callback(looking.start)
+    try:
+        yield
+    finally:
+        cluster.loop.add_callback(looking.stop)
+
+
+async def start_missing(cluster: Any) -> None:
+    """Start the workers or jobs that the cluster lacks; unlike ``cluster.scale`` it raises what the start raised."""
+    from distributed import Status
+
+    try:
+        await cluster
+    except BaseException:
+        for worker in cluster.workers.values():
+            if worker.status == Status.created:
+                worker.status = Status.failed  # else the cluster refuses to close
+        raise
 
 
 def dask_setup(worker: Any) -> None:

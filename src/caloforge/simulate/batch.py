@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .cluster import ClusterConfig, start_missing, watched
+from .cluster import ClusterConfig
+from .workers import start_missing, watched
 
 LOOK_EVERY = 30.0  # seconds between looks for jobs that ended
 

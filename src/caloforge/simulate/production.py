@@ -16,8 +16,9 @@ from typing import Any
 from .. import io
 from ..geometry import Geometry
 from ..showers import Showers
-from .cluster import ClusterConfig, run
+from .cluster import ClusterConfig
 from .shards import shard_blocks, shard_provenance
+from .workers import run
 
 Progress = Callable[[int, int], None]
 

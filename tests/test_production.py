@@ -110,7 +110,7 @@ def test_a_killed_driver_is_continued(tmp_path: Path, whole: bytes) -> None:
         left = workers(run.pid)
         run.kill()
         run.wait()
-        wait_until(lambda left=left: not any(p.is_running() and p.status() != "zombie" for p in left), 10)
+        wait_until(lambda left=left: not any(p.is_running() and p.status() != "zombie" for p in left))
     assert not path.exists()
     # What killed processes leave half-written disturbs nobody.
     (tmp_path / "a.h5.parts" / ".chunk-000011.h5.123.tmp").write_text("half")

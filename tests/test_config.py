@@ -16,7 +16,7 @@ from caloforge.train import TrainConfig
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = sorted((REPOSITORY / "recipes").glob("*.toml")) + sorted(
-    (REPOSITORY / "src").glob("caloforge/data/**/*.toml")
+    (REPOSITORY / "src").glob("caloforge/data/recipes/*.toml")
 )
 
 

@@ -121,7 +121,7 @@ def test_a_killed_driver_is_continued(tmp_path: Path, whole: bytes) -> None:
 
 
 def test_ctrl_c_keeps_finished_chunks_and_is_one_sentence(tmp_path: Path) -> None:
-    words = ["simulate", "calogan", "--engine", "parametric", "-n", "3000", "--workers", "2", "-o", "a.h5"]
+    words = ["simulate", "calogan", "--engine", "parametric", "-n", "60000", "--workers", "2", "-o", "a.h5"]
     run = subprocess.Popen([sys.executable, "-m", "caloforge", *words], env=ENVIRONMENT, cwd=tmp_path, text=True,
                            stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
     parts = tmp_path / "a.h5.parts"

@@ -17,7 +17,7 @@ from caloforge.simulate.detectors import Detector, Readout, calogan
 from caloforge.simulate.parametric import Parametric
 from caloforge.simulate.summary import Summary
 from caloforge.simulate.tune import PRIORS, STAGES, Stage, descend, tune
-from caloforge.simulate.tuning import Tuning
+from caloforge.simulate.tuning import FOLDER, Tuning
 
 LAYERS = tuple(
     Layer("cartesian", regular(-120, 120, n), regular(-120, 120, n), depth)
@@ -153,6 +153,16 @@ def test_the_command_tunes_and_simulates_with_the_card(
         assert words in capsys.readouterr().err
     assert not Path("x.h5").exists()
     assert not Path("other.json").exists()
+
+
+@pytest.mark.parametrize("card", sorted(path.stem for path in FOLDER.glob("*.json")))
+def test_shipped_cards_can_be_used(card: str) -> None:
+    model = Parametric.load(card)
+    assert model.origin["sample"] == f"{card}-train"
+    assert 0 < model.origin["misfit_tuned"] < model.origin["misfit_textbook"]
+    particles = Incident(np.full(20, 2e4), pdg=model.origin["pdg"][0])
+    share = model.simulate(particles, seed=0).total.mean() / 2e4
+    assert share == pytest.approx(model.detector.sampling_fraction * np.mean(model.detector.layer_scale), rel=0.3)
 
 
 def test_the_shipped_card_is_nearer_to_geant4_than_the_textbook() -> None:

@@ -63,7 +63,8 @@ class Stack:
         return np.asarray(np.interp(z, self.front, self.radiations))
 
     def place(self, t: Array) -> Array:
-        """Depth [mm] of depths t [X0]; behind the detector the medium goes on."""
+        """Depth [mm] of depths t [X0], at right angles where there are several sections; behind the detector the medium
+        goes on."""
         if len(self.front) == 2:
             return np.asarray(t * t.dtype.type(self.x0))
         beyond = np.maximum(t - self.radiations[-1], 0) * self.x0

@@ -42,8 +42,8 @@ class Tuning:
     spot_growth; spot_spread: spread of the logarithm of a spot's energy. None: spots of equal energy (the textbook),
     and nothing of what follows. halo: share of the energy that soft photons carry far, in spots of halo_energy [MeV],
     by a length from the gamma distribution of order 2 and scale halo_range [Moliere radii]; halo_forward: asymmetry of
-    their direction. neutrons: deposits for each reaction of the lowest loss, of neutron_energy [MeV], neutron_spread
-    (of the logarithm) and neutron_range.
+    their direction. neutrons: deposits for each reaction of the lowest loss, of neutron_energy [MeV, visible],
+    neutron_spread (of the logarithm) and neutron_range.
 
     layers: factor on the energy of each layer, () for none. noise: spread of the electronic noise of a voxel,
     threshold: below it a voxel reads 0; both in MeV of visible energy, before the readout's factor.

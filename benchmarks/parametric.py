@@ -1,7 +1,7 @@
 """The parametric simulator against Geant4: textbook constants and tuned ones, judged by the referee and timed.
 
     python benchmarks/parametric.py                                          # calogan-eplus-test, card calogan-eplus
-    python benchmarks/parametric.py lhcb-eminus-test --card lhcb-eminus.json [--detector lhcb] [-n 2000] [--repeats 3]
+    python benchmarks/parametric.py lhcb-eminus-test --card lhcb-eminus [--detector lhcb] [-n 2000] [--repeats 3]
 
 Prints markdown tables and writes them into benchmarks/RESULTS.md (one section per sample). The sample must not be the
 one that the card was tuned to. Times are those of one process on one core, whole chain from particles to MeV.
@@ -28,6 +28,7 @@ from caloforge.simulate.detectors import find
 from caloforge.simulate.parametric import Parametric
 from caloforge.simulate.tuning import card_file, read_card
 
+DEFAULT = "calogan-eplus-test"
 BATCHES = (1, 1000)
 HEADLINES = ("auc_low", "auc_high", "response/mean", "response/core_width")
 N_WORST = 8
@@ -108,7 +109,7 @@ def speeds(models: dict[str, Parametric], incident: Incident) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sample", nargs="?", default="calogan-eplus-test")
+    parser.add_argument("sample", nargs="?", default=DEFAULT)
     parser.add_argument("--card", default="calogan-eplus")
     parser.add_argument("--detector")
     parser.add_argument("-n", type=int)
@@ -139,7 +140,7 @@ def main() -> None:
         *speeds(models, reference.incident),
     ]
     command = " ".join(["python benchmarks/parametric.py", *sys.argv[1:]])
-    title = "Parametric simulation against Geant4" + (f": {detector.name}" if detector.name != "calogan" else "")
+    title = "Parametric simulation against Geant4" + ("" if a.sample == DEFAULT else f": {file.stem}")
     put_section(title, "\n".join(body), command)
     print("\n".join(body))
 

@@ -1,5 +1,6 @@
 """Full simulation: Geant4 in this process, through calzone (extra ``geant4``)."""
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ class Geant4:
             "cut_mm": self.cut,
             "data_tables": _describe_tables(find_data()),
             "detector": self.detector.name,
+            "detector_digest": hashlib.sha256(repr(self.detector).encode()).hexdigest()[:16],  # an edited TOML shows
             "scored": f"all deposits of the sensitive slabs, at the {point} point",
         } | more  # fmt: skip
 

@@ -74,7 +74,7 @@ def test_the_learning_curve_and_the_worst_showers_are_told(samples: dict[str, Sh
 
 def test_the_challenge_profile_judges_any_mesh(samples: dict[str, Showers], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="minimum"):
-        evaluate(samples["truth"], samples["good"], profile="challenge", repeats=1, epochs=1)
+        evaluate(samples["truth"], samples["good"], profile="calochallenge", repeats=1, epochs=1)
     with pytest.raises(ValueError, match="got level 'resnet' for profile standard"):
         evaluate(samples["truth"], samples["good"], levels=("resnet",))
     with pytest.raises(ValueError, match="got profile 'strict'"):

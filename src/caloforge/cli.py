@@ -208,7 +208,7 @@ def evaluate(
     candidates: Positional[list[str]],
     /,
     output: Output,
-    profile: Literal["standard", "challenge"] = "standard",
+    profile: Literal["standard", "calochallenge"] = "standard",
     levels: Annotated[tuple[str, ...], arg(metavar="LEVEL ...")] = (),
     repeats: int | None = None,
     epochs: int | None = None,
@@ -229,7 +229,7 @@ def evaluate(
         reference: file of reference showers, or the name of a shipped sample.
         candidates: files of candidate showers, judged one by one and shown together.
         output: folder to write.
-        profile: standard for any detector and daily use; challenge for the conventions of the CaloChallenge (hours).
+        profile: standard for any detector and daily use; calochallenge for the conventions of that paper (hours).
         levels: classifiers to train, by default low high; challenge: low low-normed high, and resnet if asked.
         repeats: trainings of each classifier, by default 3 (challenge: 10).
         epochs: of each training, by default 30 (challenge: 50).

@@ -49,7 +49,7 @@ def evaluate(
 ) -> Report:
     """Compare candidate showers with reference (Geant4) showers of the same geometry.
 
-    profile: "standard" for any detector, "challenge" for the conventions of the CaloChallenge (2410.21611).
+    profile: "standard" for any detector, "calochallenge" for the conventions of the CaloChallenge (2410.21611).
     Scores: auc_<level>, jsd_<level>; separation/<observable>, and with w1, ks, tv, kl, js, chi2 in its place;
     response/mean, response/width, response/core_width; occupancy/layer_<l>; fpd, kpd, sliced_w1, mean_ks, precision,
     recall, density, coverage, prd_auc; weights_<level>/<diagnostic> (docs/metrics.md has the formulas).

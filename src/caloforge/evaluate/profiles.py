@@ -1,4 +1,4 @@
-"""The two ways to judge: ``standard`` for any detector and daily use, ``challenge`` as the CaloChallenge does it.
+"""The two ways to judge: ``standard`` for any detector and daily use, ``calochallenge`` as the CaloChallenge does it.
 
 A profile turns two samples into named values with errors. It is run twice: on reference and candidate, and for the
 floors on two halves of the reference. Names are GROUP/OBSERVABLE, or a single word for what concerns whole showers.
@@ -17,7 +17,7 @@ from . import challenge, classifier, distances, histograms, lhcb, manifold, mult
 Measured = dict[str, distances.Measured]
 Seeds = Mapping[str, np.random.SeedSequence]
 Tell = Callable[[float, str], None]
-LEVELS = {"standard": ("low", "high"), "challenge": ("low", "low-normed", "high")}
+LEVELS = {"standard": ("low", "high"), "calochallenge": ("low", "low-normed", "high")}
 HISTOGRAM = {"separation": "separation", "total_variation": "tv", "kullback_leibler": "kl", "jensen_shannon": "js",
              "chi2": "chi2"}  # fmt: skip
 
@@ -57,7 +57,7 @@ class Outcome:
 def run(reference: Showers, candidate: Showers, halves: list[Array], settings: Settings, seeds: Seeds,
         tell: Tell) -> Outcome:  # fmt: skip
     """All scores of a profile, with their floors."""
-    official = settings.profile == "challenge"
+    official = settings.profile == "calochallenge"
     if official:
         samples = [challenge.threshold(s, settings.minimum) for s in (reference, candidate)]
         values = [challenge.features(s) for s in samples]
@@ -189,7 +189,7 @@ def _many_dimensional(pair: list[Showers], features: list[Array], official: bool
 def _train(samples: list[Showers], values: list[dict[str, Array]], halves: list[Array], settings: Settings,
            seed: np.random.SeedSequence, tell: Tell) -> dict[str, classifier.Verdict]:  # fmt: skip
     """Classifiers of each level on (reference, candidate), and under "<level> floor" on the halves of the reference."""
-    official = settings.profile == "challenge"
+    official = settings.profile == "calochallenge"
     verdicts: dict[str, classifier.Verdict] = {}
     levels = settings.trained
     base = classifier.CHALLENGE if official else classifier.STANDARD
@@ -300,7 +300,7 @@ def _worst_showers(level: str, verdict: classifier.Verdict, log_w: weights.Pair,
 def _learning_curves(samples: list[Showers], values: list[dict[str, Array]], settings: Settings,
                      seed: np.random.SeedSequence, notes: list[str]) -> dict[str, Any]:  # fmt: skip
     """AUC of each level against the number of training showers per class."""
-    official = settings.profile == "challenge"
+    official = settings.profile == "calochallenge"
     out: dict[str, Any] = {}
     for level in (level for level in settings.trained if level != "resnet"):
         pair = _inputs(samples, values, level, official, settings.minimum)
@@ -319,7 +319,7 @@ def require_settings(settings: Settings) -> Settings:
     """The settings, if they make sense; ValueError otherwise."""
     if settings.profile not in LEVELS:
         raise ValueError(f"got profile {settings.profile!r}, expected one of {', '.join(LEVELS)}; choose one")
-    known = (*LEVELS[settings.profile], *(("resnet",) if settings.profile == "challenge" else ()))
+    known = (*LEVELS[settings.profile], *(("resnet",) if settings.profile == "calochallenge" else ()))
     odd = [level for level in settings.trained if level not in known]
     if odd or not settings.trained:
         raise ValueError(

@@ -185,7 +185,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no weights": (lambda f: (f / "weights.safetensors").unlink(), "expected a model folder with weights"),
     "no folder": (shutil.rmtree, "expected a model folder"),
     "a newer format": (
-        lambda f: edit_card(f, lambda c: c.update(format_version=2)), "of format caloforge-model 2, .*update"),
+        lambda f: edit_card(f, lambda c: c.update(format_version=3)), "of format caloforge-model 3, .*update"),
     "another format": (lambda f: edit_card(f, lambda c: c.update(format="zip")), "of format zip"),
     "no format": (lambda f: (f / "card.json").write_text("[1]"), "expected a model card"),
     "no JSON": (lambda f: (f / "card.json").write_text("{"), "expected a model card"),

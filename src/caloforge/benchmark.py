@@ -21,7 +21,6 @@ import numpy as np
 
 from ._callable import callable_module
 from .geometry import Array
-from .preprocess import CONDITIONS
 from .showers import Incident
 
 # One core of the machine that made the shipped samples: CPU time of Geant4 11.4 per GeV of an e+ in Pb/LAr.
@@ -151,7 +150,7 @@ def _loaded(folder: str, engine: str) -> tuple[Callable[[Incident, np.random.Gen
 
         def call(incident: Incident, rng: np.random.Generator) -> Array:
             z = torch.from_numpy(rng.standard_normal((len(incident), n_noise), dtype=np.float32))
-            particles = [torch.tensor(getattr(incident, name), dtype=torch.float32) for name in CONDITIONS]
+            particles = [torch.tensor(getattr(incident, name), dtype=torch.float32) for name in fast.inputs]
             with torch.inference_mode():
                 return np.asarray(fast(z, *particles))
 
@@ -167,7 +166,7 @@ def _loaded(folder: str, engine: str) -> tuple[Callable[[Incident, np.random.Gen
 
     def call_onnx(incident: Incident, rng: np.random.Generator) -> Array:
         z = rng.standard_normal((len(incident), n_noise), dtype=np.float32)
-        return run(graph, z, [getattr(incident, name) for name in CONDITIONS])
+        return run(graph, z, [getattr(incident, name) for name in fast.inputs])
 
     return call_onnx, load_s
 

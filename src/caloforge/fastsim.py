@@ -1,7 +1,7 @@
 """FastSim: a fast simulation in physical units, built around a generator. The place where numpy meets torch.
 
 On disk it is a folder: card.json (what it is, for which particles, how it was made and scored) and
-weights.safetensors. Format 1.
+weights.safetensors. Format 2; format 1 is read as what it was: conditions "polar".
 """
 
 import hashlib
@@ -21,11 +21,13 @@ from ._version import __version__
 from .geometry import Geometry
 from .models import MODELS, Generator, ModelConfig, Sizes, family_of
 from .preprocess import CONDITIONS, ConditionEncoder, PreprocessConfig, ShowerTransform
+from .voxelwise import VoxelTransform
 from .showers import Incident, Showers
 from .simulate.gun import Gun
 
-FORMAT, VERSION = "caloforge-model", 1
+FORMAT, VERSION = "caloforge-model", 2
 CHUNK = 1000
+Transform = ShowerTransform | VoxelTransform
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Card:
 class FastSim(nn.Module):
     """Condition encoder + transform + generator + card; a Simulator like Geant4."""
 
-    def __init__(self, card: Card, encoder: ConditionEncoder, transform: ShowerTransform, generator: Generator) -> None:
+    def __init__(self, card: Card, encoder: ConditionEncoder, transform: Transform, generator: Generator) -> None:
         super().__init__()
         self.card, self.encoder, self.transform, self.generator = card, encoder, transform, generator
 
@@ -82,10 +84,20 @@ class FastSim(nn.Module):
     def n_noise(self) -> int:
         return self.generator.n_noise
 
-    def forward(self, z: Tensor, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Noise z (N, Z), energy [MeV], theta, phi [rad], x, y [mm], each (N,) -> voxel energies [MeV] (N, V)."""
-        features = self.generator.decode(z, self.encoder(energy, theta, phi, x, y))
-        return self.transform.inverse(features, energy)
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arguments of ``forward`` beside the noise: CONDITIONS, and pdg where the kind of particle counts."""
+        return (*CONDITIONS, "pdg") if self.encoder.n_classes else CONDITIONS
+
+    def forward(
+        self, z: Tensor, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor, pdg: Tensor | None = None
+    ) -> Tensor:
+        """Noise z (N, Z), energy [MeV], theta, phi [rad], x, y [mm], PDG id, each (N,) -> voxel energies [MeV] (N, V)."""
+        c = self.encoder(energy, theta, phi, x, y, pdg)
+        return self.transform.inverse(self.generator.decode(z, c), energy, self._given(c))
+
+    def _given(self, c: Tensor) -> Tensor | None:
+        return c[:, 1:] if self.encoder.n_given else None
 
     def simulate(self, incident: Incident, *, seed: int) -> Showers:
         """Showers of the given particles; the same seed gives the same showers."""
@@ -136,19 +148,19 @@ class FastSim(nn.Module):
 
     def fit_transform(self, showers: Showers, mirrors: Tensor | None = None) -> None:
         """Set the statistics of the preprocessing from training showers."""
-        self.transform.fit(
-            torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32), mirrors
-        )
+        arguments = self._arguments(showers.incident)
+        self.encoder.fit(*arguments[: len(CONDITIONS)])
+        self.transform.fit(torch.tensor(showers.energy), arguments[0], mirrors, self._given(self.encoder(*arguments)))
 
     def encode(self, showers: Showers) -> tuple[Tensor, Tensor]:
-        """Encoded showers (N, 5 L + V), -inf in empty voxels, and context (N, C)."""
-        energy = torch.tensor(showers.energy)
-        arguments = [torch.tensor(getattr(showers.incident, n), dtype=torch.float32) for n in CONDITIONS]
-        return self.transform(energy, arguments[0]), self.encoder(*arguments)
+        """Encoded showers (N, F + V), -inf in empty voxels, and context (N, C)."""
+        arguments = self._arguments(showers.incident)
+        c = self.encoder(*arguments)
+        return self.transform(torch.tensor(showers.energy), arguments[0], self._given(c)), c
 
     def _arguments(self, incident: Incident) -> list[Tensor]:
         device = self._device()
-        return [torch.tensor(getattr(incident, n), dtype=torch.float32, device=device) for n in CONDITIONS]
+        return [torch.tensor(getattr(incident, n), dtype=torch.float32, device=device) for n in self.inputs]
 
     def _device(self) -> torch.device:
         return self.encoder.low.device
@@ -211,8 +223,9 @@ def read_card(folder: str | Path) -> tuple[Card, str]:
         geometry = Geometry.from_json(json.dumps(data["geometry"]))
         digest = data["weights_sha256"]
         valid = {k: (float(v[0]), float(v[1])) for k, v in data["valid"].items()}
+        preprocess = ({"conditions": "polar"} if data["format_version"] < 2 else {}) | data["preprocess"]
         card = Card(
-            data["family"], data["config"], data["preprocess"], geometry, valid, tuple(data["pdg"]), data["training"],
+            data["family"], data["config"], preprocess, geometry, valid, tuple(data["pdg"]), data["training"],
             data["scores"], data["licence"],
         )  # fmt: skip
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -226,9 +239,18 @@ def _assemble(card: Card) -> FastSim:
     if card.family not in MODELS:
         raise ValueError(f"got model family {card.family!r}, expected one of {', '.join(MODELS)}; update caloforge")
     kind, model = MODELS[card.family]
-    encoder = ConditionEncoder(card.valid)
-    transform = ShowerTransform(card.geometry, PreprocessConfig(**card.preprocess))
-    sizes = Sizes(transform.n_globals, transform.n_voxels, encoder.n_conditions)
+    config = PreprocessConfig(**card.preprocess)
+    encoder = ConditionEncoder(card.valid, card.pdg, config)
+    transform: Transform
+    if config.voxels == "gaussian":
+        transform = ShowerTransform(card.geometry, config, encoder.n_given)
+    else:
+        scale = config.scale_mev if config.voxels == "linear" else None
+        transform = VoxelTransform(card.geometry, threshold=config.threshold_mev, scale=scale)
+    sizes = Sizes(
+        transform.n_globals, transform.n_voxels, encoder.n_conditions, card.geometry, card.valid["energy"],
+        encoder.n_classes,
+    )  # fmt: skip
     return FastSim(card, encoder, transform, model(kind(**card.config), sizes))
 
 

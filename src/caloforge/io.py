@@ -3,6 +3,7 @@
     energy           (N, V) float32 MeV, gzip-1, chunks of 128 showers
     overflow         (N, L) float32 MeV, only where recorded
     weight           (N,) float64, only in reweighted samples; no part of Showers, see ``read_weight``
+    column/NAME      (N,) float64, what else is known of each shower (jets: FastJet's mass); see ``read_columns``
     incident/energy  (N,) float64 MeV; incident/theta, phi [rad], x, y [mm], pdg
     attributes       format, format_version, geometry (JSON), geometry_digest, provenance (JSON)
 
@@ -75,8 +76,10 @@ class Writer:
         for name in FIELDS:
             self._extendable(f"incident/{name}", (), np.int64 if name == "pdg" else np.float64)
 
-    def append(self, showers: Showers, weight: Array | None = None) -> None:
-        """Write the showers, and their weights (N,) in a reweighted sample, behind those already written."""
+    def append(
+        self, showers: Showers, weight: Array | None = None, columns: Mapping[str, Array] | None = None
+    ) -> None:
+        """Write the showers, their weights (N,) in a reweighted sample and columns (N,), behind those written."""
         self.geometry.require_same(showers.geometry, "showers")
         start = len(self._file["energy"])
         if start == 0 and weight is not None and "weight" not in self._file:
@@ -87,12 +90,19 @@ class Writer:
             self._extendable("overflow", (self.geometry.n_layers,), np.float32)
         if len(showers) and ("overflow" in self._file) != (showers.overflow is not None):
             raise ValueError("got parts with and without overflow energies, expected one kind; write them separately")
-        columns = {f"incident/{name}": getattr(showers.incident, name) for name in FIELDS} | {"energy": showers.energy}
+        more = {f"column/{name}": np.asarray(values, np.float64) for name, values in (columns or {}).items()}
+        if start == 0:
+            for name in more:
+                self._extendable(name, (), np.float64)
+        if len(showers) and set(more) != {f"column/{name}" for name in self._file.get("column", ())}:
+            raise ValueError("got parts with different columns, expected the same ones; write them separately")
+        data_sets = {f"incident/{name}": getattr(showers.incident, name) for name in FIELDS} | more
+        data_sets["energy"] = showers.energy
         if showers.overflow is not None:
-            columns["overflow"] = showers.overflow
+            data_sets["overflow"] = showers.overflow
         if weight is not None:
-            columns["weight"] = _checked_weight(weight, len(showers))
-        for name, values in columns.items():
+            data_sets["weight"] = _checked_weight(weight, len(showers))
+        for name, values in data_sets.items():
             data = self._file[name]
             data.resize(start + len(showers), axis=0)
             data[start:] = values
@@ -110,10 +120,11 @@ class Writer:
         self._exit.__exit__(kind, error, tb)
 
 
-def write(showers: Showers, path: str | Path, *, weight: Array | None = None, force: bool = False) -> None:
-    """Write Showers to a new file (format 1), with weights (N,) if given; ``force`` replaces an existing one."""
+def write(showers: Showers, path: str | Path, *, weight: Array | None = None,
+          columns: Mapping[str, Array] | None = None, force: bool = False) -> None:  # fmt: skip
+    """Write Showers to a new file (format 1), with weights and columns (N,) if given; ``force`` replaces a file."""
     with Writer(path, showers.geometry, showers.provenance, force=force) as file:
-        file.append(showers, weight)
+        file.append(showers, weight, columns)
 
 
 def _checked_weight(weight: Array, n: int) -> Array:
@@ -193,6 +204,12 @@ def read_weight(path: str | Path) -> Array | None:
         if "weight" not in file:
             return None
         return _checked_weight(file["weight"][:], len(file["energy"]))
+
+
+def read_columns(path: str | Path) -> dict[str, Array]:
+    """What else a file knows of each shower, name -> (N,) float64; empty where it has no columns."""
+    with _open(path) as file:
+        return {name: data[:] for name, data in file["column"].items()} if "column" in file else {}
 
 
 def read_header(path: str | Path) -> tuple[Geometry, int, dict[str, Any]]:

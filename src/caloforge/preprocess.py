@@ -2,18 +2,20 @@
 
 Features x = [g, y], (N, G + V): G = 4 L numbers of the layers (energy fractions, numbers of filled voxels, second
 moments in x and y), each Gaussianised by its own quantiles, and V of the voxels: Gaussianised, then decorrelated given
-g and s, the Gaussianised logarithms of the layer energies. Numbers of filled voxels and moments are features of their
+g, s, the Gaussianised logarithms of the layer energies, and the conditions beside the energy. Numbers of filled voxels and moments are features of their
 own because they sum weak correlations of all voxels of a layer, which a model of single voxels misses first. The number
 of filled voxels and the energy are enforced on the way back, the moments only guide the voxels.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .geometry import Array, Geometry
+from .tilt import JetMomentum, Moments
 from .transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions
 
 CONDITIONS = ("energy", "theta", "phi", "x", "y")
@@ -21,13 +23,27 @@ CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at."""
+    """voxels: how they become features: "gaussian" (this module), or one by one, "linear" or "box-cox" (``voxelwise``).
 
+    threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
+    scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too
+    (``tilt``): "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image. conditions: "direction" (direction cosines, the position where the straight
+    line of the particle is ``depth_mm`` deep, and the kind of particle where there are several), or "polar" (theta, phi
+    and the position on the front face, as models of format 1 have them).
+    """
+
+    voxels: Literal["gaussian", "linear", "box-cox"] = "gaussian"
     threshold_mev: float = 1e-3
     n_knots: int = 41
     n_nodes: int = 7
+    scale_mev: float = 1e3
+    impose: Literal["none", "moments", "jet"] = "none"
+    conditions: Literal["direction", "polar"] = "direction"
+    depth_mm: float = 0.0
 
     def __post_init__(self) -> None:
+        if not self.scale_mev > 0:
+            raise ValueError(f"got preprocess.scale_mev = {self.scale_mev}, expected above 0; raise it")
         if not self.threshold_mev > 0 or self.n_knots < 3 or self.n_nodes < 1:
             raise ValueError(
                 f"got threshold {self.threshold_mev} MeV and {self.n_knots} knots, expected > 0 and >= 3; raise them"
@@ -44,10 +60,19 @@ class ShowerTransform(nn.Module):
     offsets: Tensor  # first voxel of each layer and its number of voxels, (L,)
     sizes: Tensor
 
-    def __init__(self, geometry: Geometry, config: PreprocessConfig) -> None:
+    def __init__(self, geometry: Geometry, config: PreprocessConfig, n_given: int = 0) -> None:
         super().__init__()
         self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
-        self.n_globals, self.n_fixed = 4 * self.n_layers, 5 * self.n_layers
+        if config.impose == "jet" and (self.n_layers > 1 or geometry.layers[0].kind != "cartesian"):
+            raise ValueError(
+                f"got impose 'jet' for {geometry.name!r}, expected an image in (eta, phi), one cartesian layer; set it to "
+                "'none'"
+            )
+        imposed = {"jet": JetMomentum, "moments": Moments}.get(config.impose)
+        self.imposed = imposed(geometry) if imposed else None
+        n_moments = self.imposed.n_values if self.imposed else 2 * self.n_layers
+        self.n_globals = 2 * self.n_layers + n_moments
+        self.n_fixed = self.n_globals + self.n_layers + n_given
         self.fractions = LayerFractions(geometry, config.threshold_mev)
         self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
         self.scales = Gaussianize(self.n_layers, 2 * config.n_knots)
@@ -58,7 +83,9 @@ class ShowerTransform(nn.Module):
         self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)
         self.register_buffer("sizes", torch.from_numpy(np.diff(geometry.offsets)).float(), persistent=False)
 
-    def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None) -> None:
+    def fit(
+        self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None, given: Tensor | None = None
+    ) -> None:
         """Set the statistics from training showers; mirrors: voxel permutations (S, V), symmetries."""
         self.fractions.fit(energy, incident)
         g, scales, w = self._raw(energy, incident)
@@ -67,7 +94,7 @@ class ShowerTransform(nn.Module):
         self.scales.fit(scales)
         s = self.scales(scales)
         self.voxels.fit(torch.cat([w[:, m] for m in flips]), s.repeat(len(flips), 1))
-        h = torch.cat([self.layers(g), s], dim=1)
+        h = torch.cat([self.layers(g), s, *_some(given)], dim=1)
         uniform = torch.rand(w.shape, generator=torch.Generator().manual_seed(1)).to(w.device)
         v = self.voxels.dequantise(self.voxels(w, s), s, uniform)
         self.decorrelate.fit(torch.cat([v[:, m] for m in flips]), h.repeat(len(flips), 1))
@@ -83,6 +110,9 @@ class ShowerTransform(nn.Module):
         filled = self.fractions.layer_sums(torch.isfinite(w).to(energy.dtype))
         layers = self.fractions.layer_energies(logits, incident)
         kept = torch.where(torch.isfinite(w), energy, 0.0)
+        if self.imposed is not None:
+            moments = [self.imposed.values(kept).to(energy.dtype)]
+            return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :], *moments], dim=1), self._scales(layers), w
         total = self.fractions.layer_sums(kept).clamp_min(self.fractions.threshold)
         moments = [torch.log(1 + self.fractions.layer_sums(kept * square) / total) for square in self.squares]
         # An axis of one bin has one moment for all showers: a little noise keeps its density finite.
@@ -93,31 +123,35 @@ class ShowerTransform(nn.Module):
         """ln(E_l / MeV) of layer energies (N, L) [MeV]; empty layers count as holding the threshold."""
         return torch.log(layers.clamp_min(self.fractions.threshold))
 
-    def forward(self, energy: Tensor, incident: Tensor) -> Tensor:
-        """Encoded showers [g, s, v], (N, 5 L + V), with -inf in empty voxels; ``dequantise`` makes them features."""
+    def forward(self, energy: Tensor, incident: Tensor, given: Tensor | None = None) -> Tensor:
+        """Encoded showers [g, s, given, v], (N, F + V), -inf in empty voxels; ``dequantise`` makes them features.
+
+        given: conditions beside the energy, (N, D), on which the regressions of the voxels depend too.
+        """
         g, scales, w = self._raw(energy, incident)
         s = self.scales(scales)
-        return torch.cat([self.layers(g), s, self.voxels(w, s)], dim=1)
+        return torch.cat([self.layers(g), s, *_some(given), self.voxels(w, s)], dim=1)
 
     def dequantise(self, encoded: Tensor, uniform: Tensor) -> Tensor:
         """Features (N, G + V): empty voxels filled with noise below their threshold; uniform: (N, V) in [0, 1)."""
         h, v = encoded[:, : self.n_fixed], encoded[:, self.n_fixed :]
-        v = self.voxels.dequantise(v, h[:, self.n_globals :], uniform)
+        v = self.voxels.dequantise(v, h[:, self.n_globals : self.n_globals + self.n_layers], uniform)
         return torch.cat([h[:, : self.n_globals], self.decorrelate(v, h)], dim=1)
 
-    def inverse(self, x: Tensor, incident: Tensor) -> Tensor:
+    def inverse(self, x: Tensor, incident: Tensor, given: Tensor | None = None) -> Tensor:
         """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
         g = x[:, : self.n_globals]
         raw = self.layers.read(g.double())
         logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers : 2 * self.n_layers]
         filled = filled.floor().clamp_min(1.0).to(x.dtype)
         s = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
-        v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, s], dim=1))
+        v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, s, *_some(given)], dim=1))
         border = self.voxels.borders(s)
         shifted = v + self._shift(v - border, filled)[:, self.fractions.layer_index]
         # The shift chooses voxels; only those that it fills take their value from it, or it would move all faint ones.
         w = self.voxels.inverse(torch.where(v >= border, v, shifted), s)
-        return self.fractions.inverse(logits, torch.where(shifted >= border, w, -torch.inf), incident)
+        energy = self.fractions.inverse(logits, torch.where(shifted >= border, w, -torch.inf), incident)
+        return energy if self.imposed is None else self.imposed.impose(energy, raw[:, 2 * self.n_layers :])
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
         """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
@@ -136,33 +170,87 @@ class ShowerTransform(nn.Module):
         return torch.where((last_in >= 0) & (first_out < 0), 0.0, beyond - last_in)
 
 
-class ConditionEncoder(nn.Module):
-    """Incident particles -> context c (N, C): ln E and every other quantity that varies, each scaled to [-1, 1].
+def _some(given: Tensor | None) -> tuple[Tensor, ...]:
+    return () if given is None else (given,)
 
-    valid: (low, high) of energy [MeV], theta, phi [rad], x, y [mm], the range the model is made for.
+
+class ConditionEncoder(nn.Module):
+    """Incident particles -> context c (N, C): ln E first, then every other quantity that varies, then their kind.
+
+    valid: (low, high) of energy [MeV], theta, phi [rad], x, y [mm], the range the model is made for; it is scaled to
+    [-1, 1]. In the convention "direction", directions and positions are scaled by twice their spread in training. pdg:
+    kinds of particles, one-hot where there are several.
     """
 
     low: Tensor
     high: Tensor
+    kinds: Tensor
 
-    def __init__(self, valid: dict[str, tuple[float, float]]) -> None:
+    def __init__(
+        self, valid: dict[str, tuple[float, float]], pdg: tuple[int, ...] = (), config: PreprocessConfig | None = None
+    ) -> None:
         super().__init__()
+        config = config or PreprocessConfig(conditions="polar")
+        self.polar, self.depth = config.conditions == "polar", config.depth_mm
         bounds = [valid[name] for name in CONDITIONS]
         limits = [(np.log(bounds[0][0]), np.log(bounds[0][1])), *bounds[1:]]
+        if not self.polar:
+            limits[1:3] = _direction_limits(bounds[1], bounds[2])
+            reach = self.depth * np.tan(min(bounds[1][1], 1.5))
+            limits[3:] = [(low - reach, high + reach) for low, high in bounds[3:]]
         self.active = [0] + [i for i in range(1, len(limits)) if limits[i][1] > limits[i][0]]
         self.register_buffer("low", torch.tensor([limits[i][0] for i in self.active], dtype=torch.float32))
         self.register_buffer("high", torch.tensor([limits[i][1] for i in self.active], dtype=torch.float32))
+        self.n_classes = len(pdg) if len(pdg) > 1 and not self.polar else 0
+        kinds = torch.tensor(pdg[: self.n_classes], dtype=torch.float32)
+        self.register_buffer("kinds", kinds, persistent=False)
 
     @property
     def n_conditions(self) -> int:
-        return len(self.active)
+        return len(self.active) + self.n_classes
 
-    def forward(self, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    @property
+    def n_given(self) -> int:
+        """Conditions beside the energy that the preprocessing of the voxels may use; 0 for "polar"."""
+        return 0 if self.polar else self.n_conditions - 1
+
+    def fit(self, *particles: Tensor) -> None:
+        """Set the scales of directions and positions from training particles; that of the energy stays."""
+        if self.polar:
+            return
+        values = self._values(*particles)
+        for column in range(1, len(self.active)):
+            mean, spread = values[:, column].mean(), values[:, column].std().clamp_min(1e-6)
+            self.low[column], self.high[column] = mean - 2 * spread, mean + 2 * spread
+
+    def _values(self, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Unscaled quantities that vary, (N, A)."""
         values = [torch.log(energy), theta, phi, x, y]
-        given = torch.stack([values[i] for i in self.active], dim=1)
+        if not self.polar:
+            cos, sin = torch.cos(phi), torch.sin(phi)
+            reach = self.depth * torch.tan(theta)
+            values[1:] = [torch.sin(theta) * cos, torch.sin(theta) * sin, x + reach * cos, y + reach * sin]
+        return torch.stack([values[i] for i in self.active], dim=1)
+
+    def forward(
+        self, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor, pdg: Tensor | None = None
+    ) -> Tensor:
+        given = self._values(energy, theta, phi, x, y)
         span = self.high - self.low
         span = torch.where(span > 1e-5 * self.high.abs(), span, 1.0)  # one energy: a rounding error is no condition
-        return 2 * (given - self.low) / span - 1
+        c = 2 * (given - self.low) / span - 1
+        if self.n_classes == 0 or pdg is None:
+            return c
+        return torch.cat([c, (pdg[:, None] == self.kinds).to(c.dtype)], dim=1)
+
+
+def _direction_limits(theta: tuple[float, float], phi: tuple[float, float]) -> list[tuple[float, float]]:
+    """Ranges of the direction cosines sin(theta) cos(phi) and sin(theta) sin(phi)."""
+    if phi[0] < phi[1]:
+        most = float(np.sin(min(theta[1], np.pi / 2)))
+        return [(-most, most)] * 2
+    ends = np.sin([theta]).T * np.array([[np.cos(phi[0]), np.sin(phi[0])]])  # (low and high, x and y)
+    return [(float(a.min()), float(a.max())) for a in np.where(np.abs(ends) < 1e-12, 0.0, ends).T]
 
 
 def mirrors(geometry: Geometry) -> Array:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -23,17 +24,21 @@ from .preprocess import mirrors
 from .showers import Showers
 
 Progress = Callable[[int, int, str], None]
+WHOLE = "all"  # weights kept together
+MOST_SEPARATED = 3000  # held-out showers that choose a step
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One default per number.
 
-    steps of ``batch`` showers; lr: peak rate of AdamW after ``warmup`` steps, then cosine to 0; ema: decay of the
-    weight average that becomes the model; clip: gradient norm; bf16: autocast; mirror: augment with the mirror images
-    of a planar detector hit in its centre; validation: fraction of the showers kept out of training; keep: each
-    objective's averaged weights from its best validation loss ("best": early stopping) or from the end ("last");
-    log_every and checkpoint_every in steps.
+    steps of ``batch`` showers; lr: peak rate of AdamW after ``warmup`` steps, then by ``schedule`` cosine to 0 or
+    constant; ema: decay of the weight average that becomes the model; clip: gradient norm; bf16: autocast; mirror:
+    augment with the mirror images of a planar detector hit in its centre; validation: fraction of the showers kept out
+    of training; keep: each objective's averaged weights from its best validation loss ("best": early stopping), all
+    averaged weights from the log step at which showers of the held-out particles had the lowest mean separation power
+    ("separation", for GANs, whose losses say nothing), or from the end ("last"); log_every and checkpoint_every in
+    steps.
     """
 
     steps: int = 20_000
@@ -41,12 +46,13 @@ class TrainConfig:
     lr: float = 1e-3
     weight_decay: float = 1e-4
     warmup: int = 500
+    schedule: Literal["cosine", "constant"] = "cosine"
     ema: float = 0.999
     clip: float = 1.0
     bf16: bool = True
     mirror: bool = False
     validation: float = 0.05
-    keep: Literal["best", "last"] = "best"
+    keep: Literal["best", "separation", "last"] = "best"
     log_every: int = 250
     checkpoint_every: int = 2_000
     seed: int = 0
@@ -56,15 +62,18 @@ class TrainConfig:
             raise ValueError(f"got {self}, expected steps, batch, log_every and checkpoint_every >= 1; raise them")
         if not (0 <= self.validation < 1 and 0 <= self.ema < 1 and self.lr > 0 and self.clip > 0):
             raise ValueError(f"got {self}, expected 0 <= validation, ema < 1 and lr, clip > 0; correct them")
+        if self.keep == "separation" and self.validation == 0:
+            raise ValueError("got train.keep = 'separation' with validation 0, expected held-out showers; raise it")
 
 
 @dataclass(frozen=True)
 class _Data:
-    """Encoded showers x (N, 5 L + V), context c (N, C), and the permutations that augment them (S, 3 L + V)."""
+    """Showers, encoded x (N, F + V), context c (N, C), and the permutations that augment them (S, F + V)."""
 
     x: Tensor
     c: Tensor
     mirrors: Tensor
+    showers: Showers
 
 
 def fit(
@@ -87,7 +96,7 @@ def fit(
     objectives = list(generator.objectives())
     optimisers = [_optimiser(o, config) for o in objectives]
     average = AveragedModel(generator, multi_avg_fn=_ema(config))
-    best = _Best(objectives, generator)
+    best = _Best(objectives, generator, config.keep == "separation")
     settings = asdict(config) | {"showers": hashlib.sha256(showers.energy.tobytes()).hexdigest()[:16]}
     state = _State(generator, average, optimisers, best, Path(folder) / "last.pt" if folder else None, settings)
     start = state.load() if resume else 0
@@ -107,9 +116,13 @@ def fit(
             row |= {f"loss/{k}": v for k, v in losses.items()} | {f"validation/{k}": v for k, v in held.items()}
             if config.keep == "best":
                 best.update(held, average.module, done)
+            elif config.keep == "separation":
+                row["separation"] = _separation(average.module, fast, validation, config)
+                best.update({WHOLE: row["separation"]}, average.module, done)
             _log(folder, row)
             if progress:
-                progress(done, config.steps, "  ".join(f"{k} {v:.4f}" for k, v in row.items() if "/" in k))
+                shown = {k: v for k, v in row.items() if "/" in k or k == "separation"}
+                progress(done, config.steps, "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         if done % config.checkpoint_every == 0 or done == config.steps:
             state.save(done)
     generator.load_state_dict(average.module.state_dict())
@@ -142,13 +155,13 @@ def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Dat
     fast.fit_transform(kept, flips)
     fixed = torch.arange(fast.transform.n_fixed)
     both = torch.cat([fixed.repeat(len(flips), 1), flips + len(fixed)], dim=1)
-    data = [_Data(*fast.encode(part), both) for part in (kept, held) if len(part)]
+    data = [_Data(*fast.encode(part), both, part) for part in (kept, held) if len(part)]
     return data[0], data[1] if len(data) > 1 else None
 
 
 def _optimiser(objective: Objective, config: TrainConfig) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
-        objective.parameters, lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
+        objective.parameters, lr=config.lr, weight_decay=config.weight_decay, betas=objective.betas, fused=True
     )
 
 
@@ -165,9 +178,11 @@ def _ema(config: TrainConfig) -> Callable[..., None]:
 
 
 def _rate(step: int, config: TrainConfig) -> float:
-    """Learning rate of a step: linear warm-up, then cosine to 0."""
+    """Learning rate of a step: linear warm-up, then constant or cosine to 0."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
     part = (step - config.warmup) / max(1, config.steps - config.warmup)
     return config.lr * 0.5 * (1 + math.cos(math.pi * part))
 
@@ -190,7 +205,7 @@ def _step(step: int, config: TrainConfig, fast: FastSim, objectives: list[Object
     x, c = _batch(data, fast, config.batch, random)
     losses = {}
     for objective, optimiser in zip(objectives, optimisers, strict=True):
-        if step % objective.every:
+        if not objective.due(step):
             continue
         # Dropout draws from the global generator: it gets the step's seed too, and its own state back.
         with torch.random.fork_rng([x.device] if x.is_cuda else []):
@@ -207,7 +222,7 @@ def _step(step: int, config: TrainConfig, fast: FastSim, objectives: list[Object
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(objective.parameters, config.clip)
         for group in optimiser.param_groups:
-            group["lr"] = _rate(step, config)
+            group["lr"] = objective.rate * _rate(step, config)
         optimiser.step()
     return losses
 
@@ -219,10 +234,11 @@ def _seed(seed: int, step: int) -> int:
 @torch.no_grad()
 def _validate(model: nn.Module, fast: FastSim, data: _Data | None, config: TrainConfig) -> dict[str, float]:
     """Losses of the averaged weights on the held-out showers, with the same noise every time."""
-    if data is None:
-        return {}
+    if data is None or config.keep == "separation":
+        return {}  # the losses of a GAN say nothing, and its gradient penalties need gradients
     random = torch.Generator().manual_seed(config.seed)
-    x, c = _batch(data, fast, min(4096, 4 * len(data.x)), random)
+    most = 4096 if config.keep == "best" else config.batch  # similarities within a batch grow with its square
+    x, c = _batch(data, fast, min(most, 4 * len(data.x)), random)
     model.eval()
     with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
         return {o.name: float(o.loss(x, c, random)) for o in model.objectives()}  # type: ignore[operator]
@@ -241,17 +257,39 @@ def _cut_log(path: Path, step: int) -> None:
         path.write_text("".join(row + "\n" for row in rows))
 
 
-class _Best:
-    """The parameters of every objective from the step at which its validation loss was lowest."""
+def _separation(model: nn.Module, fast: FastSim, data: _Data | None, config: TrainConfig) -> float:
+    """Mean separation power over the observables, of showers that the averaged weights make of held-out particles."""
+    from .evaluate import histograms, observables
 
-    def __init__(self, objectives: list[Objective], generator: nn.Module) -> None:
-        place = {id(p): k for k, p in enumerate(generator.parameters())}
+    assert data is not None  # required by TrainConfig
+    truth = data.showers[:MOST_SEPARATED]
+    made = FastSim(fast.card, fast.encoder, fast.transform, model.eval()).simulate(truth.incident, seed=config.seed)  # type: ignore[arg-type]
+    columns = [observables.observables(s) for s in (truth, made)]
+    powers = []
+    for name, values in columns[0].items():
+        edges = histograms.binning(values)
+        p, q = (histograms.fill(column[name], edges) / len(truth) for column in columns)
+        powers.append(0.5 * float(((p - q) ** 2 / np.where(p + q > 0, p + q, 1)).sum()))
+    return float(np.mean(powers))
+
+
+class _Best:
+    """The parameters of every objective from the step at which its validation loss was lowest.
+
+    whole: of the whole generator instead, with its buffers (running means of normalisations).
+    """
+
+    def __init__(self, objectives: list[Objective], generator: nn.Module, whole: bool) -> None:
+        self.whole = whole
+        place = {id(p): k for k, p in enumerate(_state(generator, whole))}
         self.places = {o.name: [place[id(p)] for p in o.parameters] for o in objectives}
+        if whole:
+            self.places = {WHOLE: list(range(len(place)))}
         self.found: dict[str, dict[str, Any]] = {}
 
     def update(self, losses: dict[str, float], average: nn.Module, step: int) -> None:
         """Keep the averaged parameters of the objectives that improved."""
-        parameters = list(average.parameters())
+        parameters = _state(average, self.whole)
         for name, loss in losses.items():
             if name not in self.found or loss < self.found[name]["loss"]:
                 kept = [parameters[k].detach().clone() for k in self.places[name]]
@@ -260,10 +298,14 @@ class _Best:
     @torch.no_grad()
     def restore(self, generator: nn.Module) -> None:
         """Put the kept parameters into ``generator``; objectives without any stay as they are."""
-        parameters = list(generator.parameters())
+        parameters = _state(generator, self.whole)
         for name, found in self.found.items():
             for k, value in zip(self.places[name], found["parameters"], strict=True):
                 parameters[k].copy_(value)
+
+
+def _state(model: nn.Module, whole: bool) -> list[Tensor]:
+    return [*model.parameters(), *(model.buffers() if whole else ())]
 
 
 @dataclass(frozen=True)

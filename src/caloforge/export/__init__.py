@@ -1,6 +1,7 @@
 """Export of a FastSim as one ONNX graph: noise and incident particles in, MeV out, compared by number with PyTorch.
 
-Inputs  noise (N, Z) ~ N(0, 1); energy [MeV], theta, phi [rad], x, y [mm], each (N,)
+Inputs  noise (N, Z) ~ N(0, 1); energy [MeV], theta, phi [rad], x, y [mm], each (N,); pdg (N,), the PDG id as a number,
+        where a model was made for several kinds of particles
 Output  energy_mev (N, V) [MeV], voxels in the order of the geometry. All float32; N is dynamic.
 The model's card travels in the graph's metadata.
 """
@@ -21,7 +22,6 @@ from ..geometry import Array
 from ..io import require_absent
 from ..preprocess import CONDITIONS
 
-INPUTS = ("noise", *CONDITIONS)
 OUTPUT = "energy_mev"
 OPSET, IR_VERSION = 18, 8  # runs on ONNX Runtime >= 1.15
 TOLERANCE = 1e-4  # largest relative difference of a layer energy
@@ -67,7 +67,7 @@ def _graph(fast: FastSim) -> Any:
     _require_onnx()
     n = torch.export.Dim("N")
     example = (torch.zeros(2, fast.n_noise), *(torch.full((2,), v) for v in _typical(fast)))
-    names = ("z", *CONDITIONS)
+    names = ("z", *fast.inputs)
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision is absent, which nobody asked for
@@ -75,7 +75,7 @@ def _graph(fast: FastSim) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                fast.eval(), example, dynamo=True, opset_version=OPSET, verbose=False, input_names=list(INPUTS),
+                fast.eval(), example, dynamo=True, opset_version=OPSET, verbose=False, input_names=["noise", *fast.inputs],
                 output_names=[OUTPUT], dynamic_shapes={name: {0: n} for name in names}, external_data=False,
             )  # fmt: skip
     finally:
@@ -95,9 +95,11 @@ def compare(fast: FastSim, onnx_model: bytes | str, *, n: int = 256, seed: int =
     z = fast.noise(n, seed)
     valid = [fast.card.valid[name] for name in CONDITIONS]
     particles = [torch.from_numpy(rng.uniform(low, high, n).astype(np.float32)) for low, high in valid]
+    if "pdg" in fast.inputs:
+        particles.append(torch.from_numpy(rng.choice(fast.card.pdg, n).astype(np.float32)))
     with torch.inference_mode():
         ours = fast(z, *particles).numpy().astype(np.float64)
-    feed = {name: v.numpy() for name, v in zip(INPUTS, (z, *particles), strict=True)}
+    feed = {name: v.numpy() for name, v in zip(("noise", *fast.inputs), (z, *particles), strict=True)}
     theirs = session(onnx_model).run([OUTPUT], feed)[0].astype(np.float64)
     starts = fast.geometry.offsets[:-1]
     layers = [np.add.reduceat(v, starts, axis=1) for v in (ours, theirs)]
@@ -132,13 +134,15 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def run(model: Any, z: Array, particles: list[Array]) -> Array:
-    """Voxel energies [MeV] (N, V) of a session for noise (N, Z) and the five arrays of CONDITIONS."""
-    feed = {name: np.asarray(v, np.float32) for name, v in zip(INPUTS, (z, *particles), strict=True)}
+    """Voxel energies [MeV] (N, V) of a session for noise (N, Z) and the arrays of CONDITIONS, and of pdg if it has it."""
+    names = ("noise", *CONDITIONS, "pdg")[: 1 + len(particles)]
+    feed = {name: np.asarray(v, np.float32) for name, v in zip(names, (z, *particles), strict=True)}
     return np.asarray(model.run([OUTPUT], feed)[0])
 
 
 def _typical(fast: FastSim) -> list[float]:
-    return [0.5 * (low + high) for low, high in (fast.card.valid[name] for name in CONDITIONS)]
+    middle = [0.5 * (low + high) for low, high in (fast.card.valid[name] for name in CONDITIONS)]
+    return [*middle, float(fast.card.pdg[0])] if "pdg" in fast.inputs else middle
 
 
 def _require_onnx() -> None:

@@ -1,14 +1,22 @@
 """Every model family, by name: a new one is a file, a row here, and a recipe."""
 
 from .base import Generator, Objective, Sizes
+from .calogan import CaloGAN, CaloGANConfig
 from .flow_matching import FlowMatching, FlowMatchingConfig
+from .gan import GAN, GANConfig
+from .lagan import LAGAN, LAGANConfig
+from .lhcb_wgan import LHCbWGAN, LHCbWGANConfig
 from .vae import VAE, VAEConfig
 
-ModelConfig = FlowMatchingConfig | VAEConfig
+ModelConfig = FlowMatchingConfig | VAEConfig | CaloGANConfig | LHCbWGANConfig | LAGANConfig | GANConfig
 
 MODELS: dict[str, tuple[type, type[Generator]]] = {
     "flow_matching": (FlowMatchingConfig, FlowMatching),
     "vae": (VAEConfig, VAE),
+    "calogan": (CaloGANConfig, CaloGAN),
+    "lhcb_wgan": (LHCbWGANConfig, LHCbWGAN),
+    "lagan": (LAGANConfig, LAGAN),
+    "gan": (GANConfig, GAN),
 }
 
 __all__ = ["MODELS", "Generator", "ModelConfig", "Objective", "Sizes", "family_of"]

@@ -14,27 +14,60 @@ import torch
 import zuko
 from torch import Tensor, nn
 
+from ..geometry import Geometry
+
 Fast = Literal["density", "decode"]
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Numbers that the data set a model's layers: G features of the detector's layers, V voxels, C conditions."""
+    """What the data say about a model: G features of the detector's layers, V voxels, C conditions.
+
+    geometry: the readout mesh, for models that see showers as images. energy: range of the incident energy [MeV], so
+    that c[:, 0] can be read as an energy again (``incident_energy``). n_classes: how many of the last columns of c are
+    the kinds of particles, one-hot; 0 for one kind.
+    """
 
     n_globals: int
     n_voxels: int
     n_conditions: int
+    geometry: Geometry | None = None
+    energy: tuple[float, float] = (1.0, 1.0)
+    n_classes: int = 0
+
+    def incident_energy(self, c: Tensor) -> Tensor:
+        """Incident energies [MeV] (N,) of a context (N, C)."""
+        low, high = (math.log(v) for v in self.energy)
+        return torch.exp(low + 0.5 * (c[:, 0] + 1) * (high - low))
+
+    def mesh(self, family: str) -> Geometry:
+        """The geometry; ValueError where a model that needs one has none."""
+        if self.geometry is None:
+            raise ValueError(f"got no geometry for {family}, expected the mesh that it makes images of; give one")
+        return self.geometry
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One loss and the parameters it trains, taken every ``every`` steps; a GAN has two of them."""
+    """One loss and the parameters it trains; a GAN has two of them.
+
+    It is taken every ``every`` steps, from step ``since`` on and before step ``until``, with ``rate`` times the
+    learning rate and these ``betas`` of Adam.
+    """
 
     name: str
     parameters: list[nn.Parameter]
     loss: Loss
     every: int = 1
+    since: int = 0
+    until: int | None = None
+    rate: float = 1.0
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def due(self, step: int) -> bool:
+        """Whether step ``step``, counted from 0, takes this objective."""
+        return step >= self.since and (self.until is None or step < self.until) and (step - self.since) % self.every == 0
 
 
 class Generator(nn.Module, ABC):

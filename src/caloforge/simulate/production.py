@@ -14,26 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from .. import io
-from ..geometry import Geometry
+from ..geometry import Array, Geometry
 from ..showers import Showers
 from .cluster import ClusterConfig
 from .shards import shard_blocks, shard_provenance
 from .workers import run
 
 Progress = Callable[[int, int], None]
+Block = Showers | tuple[Showers, dict[str, Array]]
 
 
 @dataclass(frozen=True)
 class Plan:
     """A sample of n showers in blocks of ``size``.
 
-    factory() makes the engine, once in each worker process; make(engine, *arguments(k)) makes block k there. factory,
-    make and what arguments(k) returns are pickled. provenance: of the finished file; inputs: what else the showers
+    factory() makes the engine, once in each worker process; make(engine, *arguments(k)) makes block k there, Showers or
+    Showers and columns (``io.read_columns``). factory, make and what arguments(k) returns are pickled. provenance: of the finished file; inputs: what else the showers
     depend on (digests), so that an unfinished production is continued by the same one only.
     """
 
     factory: Callable[[], Any]
-    make: Callable[..., Showers]
+    make: Callable[..., Block]
     arguments: Callable[[int], tuple[Any, ...]]
     n: int
     size: int
@@ -86,7 +87,7 @@ def produce_blocks(plan: Plan, path: str | Path, cluster: ClusterConfig, *, shar
                     report()
         with io.Writer(path, plan.geometry, provenance, force=force) as file:
             for k in blocks:
-                file.append(io.read(parts[k]))
+                file.append(io.read(parts[k]), columns=io.read_columns(parts[k]))
         shutil.rmtree(folder)
 
 
@@ -97,8 +98,8 @@ def make_here(plan: Plan, engine: Any, path: str | Path, *, shard: tuple[int, in
     n, done = plan.showers_in(blocks), 0
     with io.Writer(path, plan.geometry, plan.provenance_of(shard), force=force) as file:
         for k in blocks:
-            showers = plan.make(engine, *plan.arguments(k))
-            file.append(showers)
+            showers, columns = _both(plan.make(engine, *plan.arguments(k)))
+            file.append(showers, columns=columns)
             done += len(showers)
             if progress:
                 progress(done, n)
@@ -107,14 +108,19 @@ def make_here(plan: Plan, engine: Any, path: str | Path, *, shard: tuple[int, in
 _engine: list[Any] = []
 
 
-def _make_part(folder: str, factory: Callable[[], Any], make: Callable[..., Showers], arguments: tuple[Any, ...],
+def _make_part(folder: str, factory: Callable[[], Any], make: Callable[..., Block], arguments: tuple[Any, ...],
                index: int, part: str) -> int:  # fmt: skip
     """One block, made and written by a worker in the folder of the driver."""
     os.chdir(folder)
     if not _engine:  # one engine per process: Geant4 cannot be built twice
         _engine.append(factory())
-    io.write(make(_engine[0], *arguments), part, force=True)
+    showers, columns = _both(make(_engine[0], *arguments))
+    io.write(showers, part, columns=columns, force=True)
     return index
+
+
+def _both(block: Block) -> tuple[Showers, dict[str, Array]]:
+    return (block, {}) if isinstance(block, Showers) else block
 
 
 @contextmanager

@@ -56,9 +56,11 @@ def merge(
     geometry, done = io.read_header(shards[0][0])[0], 0
     with io.Writer(output, geometry, provenance, force=force) as file:
         for path, _ in shards:
+            columns, start = io.read_columns(path), 0
             for block in io.stream(path, chunk=head["block"]):  # the same blocks as the whole: the same bytes
-                file.append(block)
-                done += len(block)
+                rows = slice(start, start + len(block))
+                file.append(block, columns={name: values[rows] for name, values in columns.items()})
+                start, done = rows.stop, done + len(block)
                 if progress:
                     progress(done, head["n"])
     return done

@@ -5,13 +5,14 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional, UseAppendAction, arg
 
 if TYPE_CHECKING:
     from .simulate import Simulator
+    from .simulate.jets import Rotation
 
 Output = Annotated[Path, arg(aliases=["-o"], metavar="PATH")]
 Count = Annotated[int, arg(aliases=["-n"])]
@@ -38,18 +39,20 @@ def simulate(
     y: Text = None,
     engine: Literal["geant4", "parametric"] = "geant4",
     card: Path | None = None,
+    rotation: Literal["constituents", "spline"] = "constituents",
     seed: int = 0,
     workers: int = 1,
     cluster: Cluster = None,
     shard: Shard = None,
     force: bool = False,
 ) -> None:
-    """Make showers of a detector by full simulation (Geant4) or with the parametric simulator.
+    """Make showers of a detector by full simulation (Geant4) or the parametric simulator; or jet images (Pythia 8).
 
     What is not said about the particles is taken from the detector's own gun (``caloforge show DETECTOR``).
 
     Args:
-        detector: name of a detector (calogan, lhcb, par04-siw, ...), or a TOML file that describes one.
+        detector: name of a detector (calogan, lhcb, par04-siw, ...), or a TOML file that describes one; or "jets":
+            images of boosted W bosons and QCD jets (--particle W or QCD for one of them).
         output: HDF5 file to write.
         n: number of showers.
         energy: kinetic energy with unit: 50GeV, 1..100GeV, or a list 256,512,1024MeV.
@@ -63,6 +66,7 @@ def simulate(
         y: the same.
         engine: what simulates.
         card: constants of the parametric simulator, as ``caloforge tune`` writes them; without it the textbook's.
+        rotation: of jet images: the constituents before they fill pixels, or the image by a spline as in LAGAN's paper.
         seed: the same seed gives the same showers, whatever the number of workers.
         workers: processes on this machine.
         force: replace an existing file.
@@ -77,6 +81,25 @@ def simulate(
         "particle": particle, "energy": energy, "spectrum": spectrum, "theta": theta, "phi": phi, "theta_x": theta_x,
         "theta_y": theta_y, "x": x, "y": y,
     }  # fmt: skip
+    if detector == "jets" and not Path(detector).exists():
+        odd = [key for key, text in said.items() if text is not None and key != "particle"]
+        if odd or engine != "geant4" or card is not None:
+            raise ValueError(
+                f"got --{odd[0].replace('_', '-') if odd else 'engine or --card'} for jets, expected --particle and "
+                "--rotation only; leave it away"
+            )
+        _jets(
+            output,
+            n,
+            particle,
+            rotation,
+            seed=seed,
+            workers=workers,
+            cluster=cluster,
+            shard=parse_shard(shard),
+            force=force,
+        )
+        return
     gun = adapted(find(detector).gun, **said)
     if engine == "geant4":
         from .simulate.geant4 import require_gun
@@ -92,6 +115,29 @@ def simulate(
             shard=parse_shard(shard), force=force, command=command, progress=update,
         )  # fmt: skip
     print(f"{output}: {f'shard {shard} of {n}' if shard else n} showers")
+
+
+def _jets(
+    output: Path, n: int, particle: str | None, rotation: "Rotation", *, seed: int, workers: int, cluster: Path | None,
+    shard: tuple[int, int] | None, force: bool,
+) -> None:  # fmt: skip
+    from .progress import bar
+    from .simulate.jets import CLASSES, JetConfig, produce_jets
+
+    if particle is not None and particle not in CLASSES:
+        raise ValueError(
+            f"got --particle {particle} for jets, expected {' or '.join(CLASSES)}; choose one or leave it away"
+        )
+    chosen: Any = tuple(CLASSES) if particle is None else (particle,)
+    config = JetConfig(classes=chosen, rotation=rotation)
+    words = ["caloforge", "simulate", "jets", *(_option("particle", particle) if particle else ())]
+    words += ["--rotation", rotation, "-n", str(n), "--seed", str(seed)]
+    with bar("Pythia 8 jets") as update:
+        produce_jets(
+            output, config, n=n, seed=seed, workers=workers, cluster=cluster, shard=shard, force=force,
+            command=shlex.join(words), progress=update,
+        )  # fmt: skip
+    print(f"{output}: {f'shard {shard[0]}/{shard[1]} of {n}' if shard else n} jets")
 
 
 def train(

@@ -21,9 +21,9 @@ from ._version import __version__
 from .geometry import Geometry
 from .models import MODELS, Generator, ModelConfig, Sizes, family_of
 from .preprocess import CONDITIONS, ConditionEncoder, PreprocessConfig, ShowerTransform
-from .voxelwise import VoxelTransform
 from .showers import Incident, Showers
 from .simulate.gun import Gun
+from .voxelwise import VoxelTransform
 
 FORMAT, VERSION = "caloforge-model", 2
 CHUNK = 1000
@@ -86,13 +86,13 @@ class FastSim(nn.Module):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the arguments of ``forward`` beside the noise: CONDITIONS, and pdg where the kind of particle counts."""
+        """Arguments of ``forward`` beside the noise: CONDITIONS, and pdg where the kind of particle counts."""
         return (*CONDITIONS, "pdg") if self.encoder.n_classes else CONDITIONS
 
     def forward(
         self, z: Tensor, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor, pdg: Tensor | None = None
     ) -> Tensor:
-        """Noise z (N, Z), energy [MeV], theta, phi [rad], x, y [mm], PDG id, each (N,) -> voxel energies [MeV] (N, V)."""
+        """z (N, Z), energy [MeV], theta, phi [rad], x, y [mm], PDG id, each (N,) -> voxel energies [MeV] (N, V)."""
         c = self.encoder(energy, theta, phi, x, y, pdg)
         return self.transform.inverse(self.generator.decode(z, c), energy, self._given(c))
 

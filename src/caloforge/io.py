@@ -76,9 +76,7 @@ class Writer:
         for name in FIELDS:
             self._extendable(f"incident/{name}", (), np.int64 if name == "pdg" else np.float64)
 
-    def append(
-        self, showers: Showers, weight: Array | None = None, columns: Mapping[str, Array] | None = None
-    ) -> None:
+    def append(self, showers: Showers, weight: Array | None = None, columns: Mapping[str, Array] | None = None) -> None:
         """Write the showers, their weights (N,) in a reweighted sample and columns (N,), behind those written."""
         self.geometry.require_same(showers.geometry, "showers")
         start = len(self._file["energy"])

@@ -1,10 +1,11 @@
 """The shared preprocessing: showers <-> features of about unit normal shape, and incident particles <-> conditions.
 
-Features x = [g, y], (N, G + V): G = 4 L numbers of the layers (energy fractions, numbers of filled voxels, second
-moments in x and y), each Gaussianised by its own quantiles, and V of the voxels: Gaussianised, then decorrelated given
-g, s, the Gaussianised logarithms of the layer energies, and the conditions beside the energy. Numbers of filled voxels and moments are features of their
-own because they sum weak correlations of all voxels of a layer, which a model of single voxels misses first. The number
-of filled voxels and the energy are enforced on the way back, the moments only guide the voxels.
+Features x = [g, y], (N, G + V): G numbers of the layers (energy fractions, numbers of filled voxels, second moments in
+x and y), each Gaussianised by its own quantiles, and V of the voxels: Gaussianised, then decorrelated given g, s, the
+Gaussianised logarithms of the layer energies, and the conditions beside the energy. Numbers of filled voxels and
+moments are features of their own because they sum weak correlations of all voxels of a layer, which a model of single
+voxels misses first. The number of filled voxels and the energy are enforced on the way back; second moments only guide
+the voxels, unless moments are imposed (``tilt``).
 """
 
 from dataclasses import dataclass
@@ -26,10 +27,10 @@ class PreprocessConfig:
     """voxels: how they become features: "gaussian" (this module), or one by one, "linear" or "box-cox" (``voxelwise``).
 
     threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
-    scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too
-    (``tilt``): "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image. conditions: "direction" (direction cosines, the position where the straight
-    line of the particle is ``depth_mm`` deep, and the kind of particle where there are several), or "polar" (theta, phi
-    and the position on the front face, as models of format 1 have them).
+    scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too (``tilt``),
+    "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; conditions: "direction" (direction
+    cosines, the position where the straight line of the particle is ``depth_mm`` deep, and the kind of particle where
+    there are several), or "polar" (theta, phi, position on the front face, as in models of format 1).
     """
 
     voxels: Literal["gaussian", "linear", "box-cox"] = "gaussian"
@@ -59,18 +60,22 @@ class ShowerTransform(nn.Module):
     squares: Tensor  # x^2 and y^2 of the voxel centres [mm^2], (2, V)
     offsets: Tensor  # first voxel of each layer and its number of voxels, (L,)
     sizes: Tensor
+    n_globals: int
+    n_fixed: int
+    n_voxels: int
 
     def __init__(self, geometry: Geometry, config: PreprocessConfig, n_given: int = 0) -> None:
         super().__init__()
         self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
         if config.impose == "jet" and (self.n_layers > 1 or geometry.layers[0].kind != "cartesian"):
             raise ValueError(
-                f"got impose 'jet' for {geometry.name!r}, expected an image in (eta, phi), one cartesian layer; set it to "
-                "'none'"
+                f"got impose 'jet' for {geometry.name!r}, expected an image in (eta, phi), one cartesian layer; set it "
+                "to 'none'"
             )
-        imposed = {"jet": JetMomentum, "moments": Moments}.get(config.impose)
-        self.imposed = imposed(geometry) if imposed else None
-        n_moments = self.imposed.n_values if self.imposed else 2 * self.n_layers
+        self.imposed: JetMomentum | Moments | None = None
+        if config.impose != "none":
+            self.imposed = JetMomentum(geometry) if config.impose == "jet" else Moments(geometry)
+        n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments
         self.n_fixed = self.n_globals + self.n_layers + n_given
         self.fractions = LayerFractions(geometry, config.threshold_mev)
@@ -83,9 +88,7 @@ class ShowerTransform(nn.Module):
         self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)
         self.register_buffer("sizes", torch.from_numpy(np.diff(geometry.offsets)).float(), persistent=False)
 
-    def fit(
-        self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None, given: Tensor | None = None
-    ) -> None:
+    def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None, given: Tensor | None = None) -> None:
         """Set the statistics from training showers; mirrors: voxel permutations (S, V), symmetries."""
         self.fractions.fit(energy, incident)
         g, scales, w = self._raw(energy, incident)
@@ -112,7 +115,11 @@ class ShowerTransform(nn.Module):
         kept = torch.where(torch.isfinite(w), energy, 0.0)
         if self.imposed is not None:
             moments = [self.imposed.values(kept).to(energy.dtype)]
-            return torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :], *moments], dim=1), self._scales(layers), w
+            return (
+                torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :], *moments], dim=1),
+                self._scales(layers),
+                w,
+            )
         total = self.fractions.layer_sums(kept).clamp_min(self.fractions.threshold)
         moments = [torch.log(1 + self.fractions.layer_sums(kept * square) / total) for square in self.squares]
         # An axis of one bin has one moment for all showers: a little noise keeps its density finite.

@@ -56,7 +56,7 @@ class JetMomentum(nn.Module):
     A pixel of pT p_k adds p_k (cos phi_k, sin phi_k, sinh eta_k, cosh eta_k) to the four-momentum.
     """
 
-    n_values = 4
+    n_values: int = 4
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -80,11 +80,13 @@ class JetMomentum(nn.Module):
 
 
 class Moments(nn.Module):
-    """Voxels [MeV] (N, V) <-> q (N, 5 L): of each layer the centre of energy (x, y) [m], the logarithms of the variances
-    along x and y [m^2], and the correlation of x and y.
+    """Voxels [MeV] (N, V) <-> q (N, 5 L): of each layer the centre of energy (x, y) [m], the logarithms of the
+    variances along x and y [m^2], and the correlation of x and y.
 
     A hundredth of the layer's mean pitch, squared, is added to the variances, so that one filled voxel has a logarithm.
     """
+
+    n_values: int
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
@@ -99,7 +101,7 @@ class Moments(nn.Module):
         out = []
         for part, tilt, smallest in zip(self.parts, self.tilts, self.smallest, strict=True):
             sums = tilt.sums(voxels[:, part])  # type: ignore[operator]
-            total, x, y, xx, yy, xy = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)
+            x, y, xx, yy, xy = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)[1:]
             var_x, var_y = (xx - x * x).clamp_min(0) + smallest, (yy - y * y).clamp_min(0) + smallest
             out += [x, y, torch.log(var_x), torch.log(var_y), (xy - x * y) / (var_x * var_y).sqrt()]
         return torch.stack(out, dim=1)

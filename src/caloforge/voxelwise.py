@@ -1,9 +1,9 @@
 """Preprocessing of the published GANs: every voxel becomes one feature by itself, y = f(e), and nothing else.
 
 linear     y = e / scale: CaloGAN (GeV, 1712.10321), LAGAN (100 GeV, 1701.05927); generated values below 0 are empty
-box-cox    y = (e^lambda - 1)/lambda, or ln e for lambda = 0 (Box and Cox, J. R. Stat. Soc. B 26, 1964), lambda by maximum
-           likelihood on the filled voxels; empty ones count as half the threshold; then scaled to [0, 1]: LHCb's WGAN
-           (Chekalina et al., 1812.01319)
+box-cox    y = (e^lambda - 1)/lambda, or ln e for lambda = 0 (Box and Cox, J. R. Stat. Soc. B 26, 1964), lambda by
+           maximum likelihood on the filled voxels; empty ones count as half the threshold; then scaled to [0, 1]:
+           LHCb's WGAN (Chekalina et al., 1812.01319)
 """
 
 import numpy as np
@@ -25,6 +25,9 @@ class VoxelTransform(nn.Module):
     low: Tensor
     high: Tensor
     power: Tensor
+    n_globals: int
+    n_fixed: int
+    n_voxels: int
 
     def __init__(self, geometry: Geometry, *, threshold: float, scale: float | None) -> None:
         super().__init__()
@@ -33,15 +36,15 @@ class VoxelTransform(nn.Module):
         for name, value in (("low", 0.0), ("high", 1.0), ("power", 0.0)):
             self.register_buffer(name, torch.tensor(value))
 
-    def fit(
-        self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None, given: Tensor | None = None
-    ) -> None:
+    def fit(self, energy: Tensor, incident: Tensor, mirrors: Tensor | None = None, given: Tensor | None = None) -> None:
         """Set lambda and the range from training showers (N, V)."""
         if self.scale is not None:
             return
         filled = energy[energy >= self.threshold]
         if len(filled) < 2:
-            raise ValueError(f"got {len(filled)} voxels above {self.threshold:g} MeV, expected many; lower the threshold")
+            raise ValueError(
+                f"got {len(filled)} voxels above {self.threshold:g} MeV, expected many; lower the threshold"
+            )
         self.power = torch.tensor(box_cox_power(filled.numpy()), dtype=torch.float32)
         self.low = self._compressed(torch.tensor(0.5 * self.threshold))
         self.high = self._compressed(filled.max())
@@ -50,7 +53,8 @@ class VoxelTransform(nn.Module):
         """Energies [MeV] -> features, both (N, V)."""
         if (energy < 0).any():
             raise ValueError(
-                f"got a voxel energy of {float(energy.min()):g} MeV, expected >= 0 for {self._name()}; correct the showers"
+                f"got a voxel energy of {float(energy.min()):g} MeV, expected >= 0 for {self._name()}; correct the "
+                "showers"
             )
         if self.scale is not None:
             return torch.where(energy < self.threshold, 0.0, energy) / self.scale

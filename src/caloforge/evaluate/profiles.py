@@ -12,7 +12,7 @@ import numpy as np
 
 from ..geometry import Array
 from ..showers import Showers
-from . import challenge, classifier, distances, histograms, lhcb, manifold, multivariate, observables, weights
+from . import challenge, classifier, distances, histograms, jets, lhcb, manifold, multivariate, observables, weights
 
 Measured = dict[str, distances.Measured]
 Seeds = Mapping[str, np.random.SeedSequence]
@@ -99,8 +99,10 @@ def run(reference: Showers, candidate: Showers, halves: list[Array], settings: S
 
 
 def _observables(showers: Showers) -> dict[str, Array]:
-    """The observables of any shower, and those of LHCb where one layer of cells sees particles at an angle."""
+    """The observables of any shower, those of jet images, and of LHCb where one layer sees particles at an angle."""
     out = observables.observables(showers)
+    if jets.is_jets(showers):
+        return out | jets.observables(showers)
     layers = showers.geometry.layers
     if len(layers) == 1 and layers[0].kind == "cartesian" and np.ptp(showers.incident.theta) > 0:
         out |= lhcb.observables(showers)

@@ -75,8 +75,9 @@ def _graph(fast: FastSim) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                fast.eval(), example, dynamo=True, opset_version=OPSET, verbose=False, input_names=["noise", *fast.inputs],
-                output_names=[OUTPUT], dynamic_shapes={name: {0: n} for name in names}, external_data=False,
+                fast.eval(), example, dynamo=True, opset_version=OPSET, verbose=False,
+                input_names=["noise", *fast.inputs], output_names=[OUTPUT],
+                dynamic_shapes={name: {0: n} for name in names}, external_data=False,
             )  # fmt: skip
     finally:
         logger.setLevel(level)
@@ -134,7 +135,7 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 
 
 def run(model: Any, z: Array, particles: list[Array]) -> Array:
-    """Voxel energies [MeV] (N, V) of a session for noise (N, Z) and the arrays of CONDITIONS, and of pdg if it has it."""
+    """Voxel energies [MeV] (N, V) of a session for noise (N, Z) and the arrays of CONDITIONS, and of pdg if needed."""
     names = ("noise", *CONDITIONS, "pdg")[: 1 + len(particles)]
     feed = {name: np.asarray(v, np.float32) for name, v in zip(names, (z, *particles), strict=True)}
     return np.asarray(model.run([OUTPUT], feed)[0])

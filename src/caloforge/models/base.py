@@ -67,7 +67,9 @@ class Objective:
 
     def due(self, step: int) -> bool:
         """Whether step ``step``, counted from 0, takes this objective."""
-        return step >= self.since and (self.until is None or step < self.until) and (step - self.since) % self.every == 0
+        return (
+            step >= self.since and (self.until is None or step < self.until) and (step - self.since) % self.every == 0
+        )
 
 
 class Generator(nn.Module, ABC):

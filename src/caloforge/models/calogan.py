@@ -13,6 +13,7 @@ For 3x96 + 12x12 + 12x6 voxels: 29,726,280 and 2,744,332 parameters. For a recip
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,8 @@ def require_batch(x: Tensor) -> None:
 
 def _resampling(source: Shape, target: Shape, number: int) -> nn.Module:
     """Nearest neighbours where the target's mesh is finer, means where it is coarser, axis by axis."""
-    up, down = [], []
+    up: list[int] = []
+    down: list[int] = []
     for axis, (a, b) in enumerate(zip(source, target, strict=True)):
         if a % b and b % a:
             raise ValueError(
@@ -125,7 +127,7 @@ def _resampling(source: Shape, target: Shape, number: int) -> nn.Module:
             )
         up.append(max(1, b // a))
         down.append(max(1, a // b))
-    return nn.Sequential(nn.Upsample(scale_factor=tuple(up)), nn.AvgPool2d(tuple(down)))
+    return nn.Sequential(nn.Upsample(scale_factor=(up[0], up[1])), nn.AvgPool2d((down[0], down[1])))
 
 
 class _Stream(nn.Module):
@@ -134,15 +136,15 @@ class _Stream(nn.Module):
     def __init__(self, config: CaloGANConfig, shape: Shape) -> None:
         super().__init__()
         wide = (shape[0] + 2, shape[1] + 2)
-        self.unflatten = (config.width, *wide)
-        self.dense = nn.Linear(config.n_latent, math.prod(self.unflatten))
+        self.start = (config.width, *wide)
+        self.dense = nn.Linear(config.n_latent, math.prod(self.start))
         self.convolution = same_convolution(config.width, 16, 2)
         self.norm = batch_norm(16)
         self.local = LocallyConnected(16, 6, wide, 2)
         self.image = LocallyConnected(6, 1, (wide[0] - 1, wide[1] - 1), 2, bias=False, rectified=False)
 
     def forward(self, h: Tensor) -> Tensor:
-        x = self.dense(h).unflatten(1, self.unflatten)
+        x = self.dense(h).reshape(-1, *self.start)
         x = self.norm(functional.leaky_relu(self.convolution(x), SLOPE))
         out: Tensor = self.image(functional.leaky_relu(self.local(x), SLOPE))
         return out
@@ -171,7 +173,7 @@ class _Generator(nn.Module):
     def __init__(self, config: CaloGANConfig, shapes: tuple[Shape, ...]) -> None:
         super().__init__()
         self.streams = nn.ModuleList(_Stream(config, shape) for shape in shapes)
-        pairs = list(zip(shapes[:-1], shapes[1:], strict=True))
+        pairs = list(pairwise(shapes))
         self.carry = nn.ModuleList(_resampling(a, b, number) for number, (a, b) in enumerate(pairs))
         self.gates = nn.ModuleList(_Gate(shape, config.gate_bias) for shape in shapes[1:])
 
@@ -226,7 +228,7 @@ class _Discriminator(nn.Module):
         parts, energies = [], []
         images = torch.split(x, [math.prod(shape) for shape in self.shapes], dim=1)
         for k, image in enumerate(images):
-            found = self.judges[k](image.unflatten(1, (1, *self.shapes[k])))
+            found = self.judges[k](image.reshape(-1, 1, *self.shapes[k]))
             sparsity = (image > 0).float().mean(1, keepdim=True)
             parts += [found, torch.tanh(self.similar_images[k](found)), sparsity]
             parts.append(torch.tanh(self.similar_sparsity[k](sparsity)))

@@ -62,7 +62,8 @@ class GAN(Generator):
         super().__init__()
         if not sizes.n_globals:
             raise ValueError(
-                "got preprocessing of single voxels for gan, expected preprocess.voxels = 'gaussian'; set it in the recipe"
+                "got preprocessing of single voxels for gan, expected preprocess.voxels = 'gaussian'; set it in the "
+                "recipe"
             )
         self.config, self.sizes = config, sizes
         self.n_noise = sizes.n_globals + sizes.n_voxels + config.n_latent
@@ -110,14 +111,15 @@ class GAN(Generator):
 
     def _generator_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         v, given = self._split(x, c)
-        return functional.softplus(-self.judge(self._draw(v, given, generator), given)).mean()
+        loss: Tensor = functional.softplus(-self.judge(self._draw(v, given, generator), given)).mean()
+        return loss
 
     def _draw(self, v: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.cat([v, v.new_empty(len(v), self.config.n_latent)], dim=1)
         return self._voxels(randn_like(noise, generator), given)
 
     def _voxels(self, noise: Tensor, given: Tensor) -> Tensor:
-        return noise[:, : self.sizes.n_voxels] + self.generator(noise, given).to(noise.dtype)
+        return noise[:, : self.sizes.n_voxels] + torch.as_tensor(self.generator(noise, given), dtype=noise.dtype)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         n = self.sizes.n_globals
@@ -139,4 +141,4 @@ class _Judge(nn.Module):
         h = functional.leaky_relu(self.enter(torch.cat([v, given], dim=1)), 0.2)
         for layer in self.hidden:
             h = h + functional.leaky_relu(layer(h), 0.2)
-        return (self.psi(h).squeeze(1) + (self.embed(given) * h).mean(1)).float()
+        return torch.as_tensor(self.psi(h).squeeze(1) + (self.embed(given) * h).mean(1)).float()

@@ -1,6 +1,6 @@
 """LAGAN as published (de Oliveira, Paganini, Nachman 2017, 1701.05927): jet images of two classes.
 
-One cartesian layer of 25 x 25 pixels, two kinds of particles; the class enters by a Hadamard product, h = z * Emb(class).
+One cartesian layer of 25 x 25 pixels, two kinds of particles; the class enters by a Hadamard product, h = z * Emb(k).
 The discriminator also tells the class (an auxiliary classifier, Odena et al. 2016, 1610.09585). Features x of the model
 are pixel pT in units of 100 GeV (preprocessing "linear", scale_mev = 1e5). 3,586,932 and 1,398,986 parameters.
 
@@ -55,7 +55,7 @@ class LAGAN(Generator):
         shapes = image_shapes(sizes, "lagan")
         if shapes != ((SIDE, SIDE),):
             raise ValueError(
-                f"got layers of shapes {shapes}, expected one of {SIDE} x {SIDE} for lagan, whose upsampling ends there; "
+                f"got layers of shapes {shapes}, expected one of {SIDE} x {SIDE} for lagan, where its upsampling ends; "
                 "use another family"
             )
         if sizes.n_classes != 2:
@@ -81,7 +81,10 @@ class LAGAN(Generator):
         with torch.no_grad():
             fake = self._draw(label, generator)
         losses, config = [], self.config
-        for image, real, of_class in ((x, 1.0, self.classes(c)), (fake, 0.0, flipped(label, config.flip_class, generator))):
+        for image, real, of_class in (
+            (x, 1.0, self.classes(c)),
+            (fake, 0.0, flipped(label, config.flip_class, generator)),
+        ):
             source, kind = self.discriminator(image, generator)
             target = flipped(torch.full_like(label, real), config.flip_real, generator)
             losses.append(bce(source, target) + bce(kind, of_class))
@@ -118,7 +121,7 @@ class _Generator(nn.Module):
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
         h = z * (self.classes[0] + label[:, None] * (self.classes[1] - self.classes[0]))
-        x = self.dense(h).unflatten(1, (128, 7, 7))
+        x = self.dense(h).reshape(-1, 128, 7, 7)
         x = self.norm(functional.leaky_relu(self.convolution(x), SLOPE))
         x = functional.interpolate(x, scale_factor=2)
         x = self.norm_14(functional.leaky_relu(self.local_14(x), SLOPE))
@@ -144,7 +147,7 @@ class _Discriminator(nn.Module):
         self.heads = nn.Linear(72 + config.n_kernels, 2)
 
     def forward(self, x: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        x = functional.leaky_relu(self.convolution(x.unflatten(1, (1, SIDE, SIDE))), SLOPE)
+        x = functional.leaky_relu(self.convolution(x.reshape(-1, 1, SIDE, SIDE)), SLOPE)
         x = functional.dropout(x, self.dropout, self.training)
         for layer, norm in zip(self.local, self.norms, strict=True):
             x = functional.dropout(norm(functional.leaky_relu(layer(x), SLOPE)), self.dropout, self.training)

@@ -38,7 +38,7 @@ class LocallyConnected(nn.Module):
         out = self._scattered(x) if few else self._gathered(x)
         if self.bias is not None:
             out = out + self.bias[:, None]
-        return out.permute(1, 2, 0).unflatten(2, self.shape)
+        return torch.as_tensor(out.permute(1, 2, 0).reshape(x.shape[2], n_out, *self.shape))
 
     def _shifts(self) -> list[tuple[slice, slice]]:
         """For each entry of the kernel, the places of the padded image that it falls on."""
@@ -52,19 +52,19 @@ class LocallyConnected(nn.Module):
         return torch.bmm(patches.permute(0, 1, 2, 4, 5, 3).flatten(3).flatten(0, 1), self.weight)
 
     def _scattered(self, x: Tensor) -> Tensor:
-        """The same from the input's side: what each place adds to the outputs around it. Less memory for few outputs."""
+        """The same from the input's side: what each place adds to the outputs around it. Less memory, few outputs."""
         places, n_in, n_out = x.shape[:2], x.shape[3], self.weight.shape[2]
-        weight = self.weight.unflatten(1, (-1, n_in)).unflatten(0, self.shape)  # (H', W', k k, n_in, n_out)
+        weight = self.weight.reshape(*self.shape, -1, n_in, n_out)  # (H', W', k k, n_in, n_out)
         around = []
         for part, shift in zip(weight.unbind(2), self._shifts(), strict=True):
             empty = x.new_zeros(*places, n_in, n_out)
             empty[shift] = part
             around.append(empty)
         kernels = torch.stack(around, dim=3).flatten(3).flatten(0, 1)  # (H W, n_in, k k n_out)
-        parts = torch.bmm(x.flatten(0, 1), kernels).unflatten(0, places)
-        parts = parts.unflatten(3, (-1, n_out)).unbind(3)  # k k of (H, W, N, n_out)
-        out = parts[0][self._shifts()[0]]
-        for part, shift in zip(parts[1:], self._shifts()[1:], strict=True):
+        parts = torch.bmm(x.flatten(0, 1), kernels).reshape(*places, x.shape[2], -1, n_out)
+        each = parts.unbind(3)  # k k of (H, W, N, n_out)
+        out = each[0][self._shifts()[0]]
+        for part, shift in zip(each[1:], self._shifts()[1:], strict=True):
             out = out + part[shift]
         return out.flatten(0, 1)
 
@@ -82,7 +82,7 @@ class MinibatchDiscrimination(nn.Module):
         self.linear = nn.Linear(n_in, n_kernels * n_dims)
 
     def forward(self, x: Tensor) -> Tensor:
-        m = self.linear(x).unflatten(1, (self.n_kernels, -1)).transpose(0, 1).float()  # (kernels, N, dims)
+        m = self.linear(x).reshape(len(x), self.n_kernels, -1).transpose(0, 1).float()  # (kernels, N, dims)
         return torch.exp(-torch.cdist(m, m, p=1)).sum(2).T
 
 

@@ -1,10 +1,11 @@
 """Jet images: boosted W bosons and QCD jets from Pythia 8 and FastJet, the sample of LAGAN (de Oliveira, Paganini,
 Nachman, 1701.05927), as Showers on a one-layer geometry of 25 x 25 pixels.
 
-pp at 14 TeV, W' -> W Z with W -> quarks and Z -> neutrinos, or HardQCD. Visible final particles fill towers of 0.1 x 0.1
-in (eta, phi), each a massless four-vector. The leading anti-kT jet of R = 1.0 is trimmed (kT, R = 0.3, 5 % of its pT)
-and kept with |eta| < 2, 250 < pT < 300 GeV and 60 < m < 100 GeV. Then it is centred on its leading subjet S1, rotated so
-that the second one S2 lies straight below (delta phi < 0), and mirrored so that the right half (delta eta > 0) has more.
+pp at 14 TeV, W' -> W Z with W -> quarks and Z -> neutrinos, or HardQCD. Visible final particles fill towers of 0.1 x
+0.1 in (eta, phi), each a massless four-vector. The leading anti-kT jet of R = 1.0 is trimmed (kT, R = 0.3, 5 % of its
+pT) and kept with |eta| < 2, 250 < pT < 300 GeV and 60 < m < 100 GeV. Then it is centred on its leading subjet S1,
+rotated so that the second one S2 lies straight below (delta phi < 0), and mirrored so that the right half (delta eta >
+0) has more.
 
 The incident "particle" of an image is its jet: energy is the pT of the trimmed jet [MeV], pdg 24 for a W, 21 for QCD.
 The axes are x = delta eta, y = delta phi (no lengths: they have no unit), pixels hold pT [MeV]. Needs the extra jets.
@@ -51,8 +52,8 @@ class JetConfig:
 
     classes: "W", "QCD" or both in equal numbers; wprime_mass: half of it is where pT(W) peaks; pt_hat: range of the QCD
     scattering; rotation: of the constituents before they fill pixels, or of the image by a cubic spline, as in the
-    paper, which leaves ringing pixels; below ``smallest`` [GeV] a pixel is empty; early: events that can hardly pass are
-    given up before they are complete (tested not to change the sample), which saves most of the time.
+    paper, which leaves ringing pixels; below ``smallest`` [GeV] a pixel is empty; early: events that can hardly pass
+    are given up before they are complete, which halves the time of QCD.
     """
 
     classes: tuple[Literal["W", "QCD"], ...] = ("W", "QCD")
@@ -140,7 +141,7 @@ def produce_jets(
     cluster: ClusterConfig | str | Path | None = None, shard: tuple[int, int] | None = None, force: bool = False,
     command: str = "", progress: Callable[[int, int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Write n jet images, the classes in turn block by block, and their columns; continues an interrupted production."""
+    """Write n jet images, the classes in turn block by block, and their columns; continues where it was interrupted."""
     if n < 1:
         raise ValueError(f"got n={n} jets, expected at least 1; raise it")
     provenance = Jets(config).provenance() | {"seed": seed, "command": command}
@@ -177,13 +178,13 @@ def towers(particles: Array) -> Array:
 
 
 def trimmed_leading_jet(cells: Array) -> Jet | None:
-    """The leading anti-kT jet (R = 1.0) of massless cells (m, 3) of pT, eta, phi, trimmed; None without one above 10 GeV."""
+    """The leading anti-kT jet (R = 1.0) of massless cells (m, 3) of pT, eta, phi, trimmed; None below 10 GeV."""
     import fastjet
 
-    jets = _leading(cells, fastjet.antikt_algorithm, 1.0)
-    if jets is None:
+    found_jet = _leading(cells, fastjet.antikt_algorithm, 1.0)
+    if found_jet is None:
         return None
-    jet, sequence = jets
+    jet, sequence = found_jet
     parts = fastjet.ClusterSequence(list(jet.constituents()), fastjet.JetDefinition(fastjet.kt_algorithm, 0.3))
     found = fastjet.sorted_by_pt(parts.inclusive_jets(0.05 * jet.pt()))
     if not found:
@@ -209,7 +210,7 @@ def _leading(cells: Array, algorithm: int, radius: float) -> Any:
 
 
 def image(jet: Jet, rotation: Rotation, smallest: float) -> Array:
-    """Pixels (25, 25) of pT [GeV] over (delta eta, delta phi), centred, rotated and mirrored; sums the constituents' pT."""
+    """Pixels (25, 25) of pT [GeV] over (delta eta, delta phi): sums of pT, centred, rotated and mirrored."""
     pt, eta, phi = jet.constituents.T
     eta, phi = eta - jet.subjets[0, 1], _wrapped(phi - jet.subjets[0, 2])
     angle = _down(jet, pt, eta, phi)
@@ -220,8 +221,8 @@ def image(jet: Jet, rotation: Rotation, smallest: float) -> Array:
         from scipy.ndimage import affine_transform
 
         matrix = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-        middle = np.full(2, (N_PIXELS - 1) / 2)
-        pixels = affine_transform(pixels, matrix, middle - matrix @ middle, order=3)
+        centre = np.full(2, (N_PIXELS - 1) / 2)
+        pixels = affine_transform(pixels, matrix, centre - matrix @ centre, order=3)
     pixels = np.where(pixels < smallest, 0.0, pixels)
     middle = N_PIXELS // 2
     return pixels[::-1] if pixels[:middle].sum() > pixels[middle + 1 :].sum() else pixels
@@ -325,7 +326,9 @@ def _early_veto(config: JetConfig, pdg: int) -> Any:
             if len(pt) == 0:
                 return False
             found = _leading(_massless(pt), fastjet.antikt_algorithm, 1.0)
-            return found is None or not (0.8 * low < found[0].pt() < 1.25 * high and found[0].m() > 0.5 * config.mass[0])
+            return found is None or not (
+                0.8 * low < found[0].pt() < 1.25 * high and found[0].m() > 0.5 * config.mass[0]
+            )
 
     return Hook()
 

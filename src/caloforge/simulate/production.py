@@ -29,8 +29,9 @@ class Plan:
     """A sample of n showers in blocks of ``size``.
 
     factory() makes the engine, once in each worker process; make(engine, *arguments(k)) makes block k there, Showers or
-    Showers and columns (``io.read_columns``). factory, make and what arguments(k) returns are pickled. provenance: of the finished file; inputs: what else the showers
-    depend on (digests), so that an unfinished production is continued by the same one only.
+    Showers and columns (``io.read_columns``). factory, make and what arguments(k) returns are pickled. provenance: of
+    the finished file; inputs: what else the showers depend on (digests), so that an unfinished production is continued
+    by the same one only.
     """
 
     factory: Callable[[], Any]

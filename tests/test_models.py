@@ -2,19 +2,22 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from caloforge.geometry import Geometry
+from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import MODELS, Generator, ModelConfig, Objective, Sizes, family_of
 from caloforge.models.flow_matching import FlowMatching, FlowMatchingConfig
 from caloforge.models.vae import VAE, VAEConfig
 from caloforge.preprocess import PreprocessConfig
-from caloforge.testing import GeneratorContract, small_geometry
+from caloforge.showers import Showers
+from caloforge.simulate import jets
+from caloforge.testing import GeneratorContract, small_geometry, small_showers
 
 SIZES = Sizes(n_globals=4, n_voxels=22, n_conditions=1)
 # Sizes that any family may have; a new one is tested with those of these that it knows.
@@ -26,6 +29,9 @@ SMALL = {
     "layer_hidden": 8,
     "layer_transforms": 1,
     "layer_bins": 4,
+    "judge_width": 16,
+    "n_kernels": 3,
+    "n_dims": 2,
 }
 SINGLE = Geometry("single", small_geometry().layers[:1])
 
@@ -37,24 +43,58 @@ def small(kind: type) -> ModelConfig:
     return config
 
 
+PLANAR = Geometry(
+    "planar",
+    (
+        Layer("cartesian", regular(-30, 30, 2), regular(-40, 40, 8)),
+        Layer("cartesian", regular(-30, 30, 4), regular(-40, 40, 4)),
+    ),
+)
+CELLS = Geometry("cells", (Layer("cartesian", regular(-30, 30, 9), regular(-30, 30, 9)),))
+# Families that make images: the meshes that they take, their preprocessing, and parameters that cancel in their losses.
+IMAGES: dict[str, tuple[Geometry, PreprocessConfig, tuple[str, ...]]] = {
+    "calogan": (PLANAR, PreprocessConfig(voxels="linear"), ("similar", "gates")),
+    "lhcb_wgan": (CELLS, PreprocessConfig(voxels="box-cox", threshold_mev=0.1), ("critic.last.bias",)),
+    "lagan": (jets.geometry(), PreprocessConfig(voxels="linear", scale_mev=1e4), ("similar.linear.bias",)),
+}
+ADVERSARIAL = {"gan": ("layers",), "calogan": (), "lagan": (), "lhcb_wgan": ("regressor",)}  # losses that fall
+
+
+def two_kinds(geometry: Geometry) -> Showers:
+    """Small showers of two kinds of particles."""
+    showers = small_showers(geometry)
+    incident = replace(showers.incident, pdg=np.where(np.arange(len(showers)) % 2, 24, 21))
+    return Showers(geometry, incident, showers.energy)
+
+
 def contract(family: str, geometry: Geometry) -> type:
     """A test class for one family on one geometry."""
     name = f"Test_{family}_on_{geometry.name}"
     members: dict[str, Any] = {"config": small(MODELS[family][0]), "geometry": geometry}
+    if family in IMAGES:
+        members |= {"preprocess": IMAGES[family][1], "idle": IMAGES[family][2]}
+    if family in ADVERSARIAL:
+        members["falling"] = ADVERSARIAL[family]
+    if family == "lagan":
+        members["showers"] = lambda self: two_kinds(geometry)
     if geometry is SINGLE:  # the export takes seconds: once per family
         members["test_the_onnx_graph_equals_pytorch"] = None
     return type(name, (GeneratorContract,), members)
 
 
+def meshes(family: str) -> tuple[Geometry, ...]:
+    return IMAGES[family][:1] if family in IMAGES else (small_geometry(), SINGLE)
+
+
 for _family in MODELS:
-    for _geometry in (small_geometry(), SINGLE):
+    for _geometry in meshes(_family):
         _test = contract(_family, _geometry)
         globals()[_test.__name__] = _test
 del _test
 
 
 def test_the_contract_covers_every_family() -> None:
-    assert all(f"Test_{family}_on_{name}" in globals() for family in MODELS for name in ("small", "single"))
+    assert all(f"Test_{family}_on_{mesh.name}" in globals() for family in MODELS for mesh in meshes(family))
 
 
 @dataclass(frozen=True)

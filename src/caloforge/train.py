@@ -138,6 +138,10 @@ def require_trainable(fast: FastSim, showers: Showers, config: TrainConfig) -> N
         raise ValueError(
             f"got {n} showers with validation {config.validation}, expected at least 2 to train on; add some"
         )
+    if config.mirror and fast.card.preprocess.get("impose", "none") != "none":
+        raise ValueError(
+            "got train.mirror with preprocess.impose, whose centres would have to change sign; turn one of them off"
+        )
     if config.mirror and max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) > 0:
         raise ValueError(
             "got train.mirror with inclined or displaced particles, expected theta = x = y = 0; turn it off"

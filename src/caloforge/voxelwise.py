@@ -43,7 +43,7 @@ class VoxelTransform(nn.Module):
         filled = energy[energy >= self.threshold]
         if len(filled) < 2:
             raise ValueError(
-                f"got {len(filled)} voxels above {self.threshold:g} MeV, expected many; lower the threshold"
+                f"got {len(filled)} voxels above {self.threshold:g} MeV, expected many; lower preprocess.threshold_mev"
             )
         self.power = torch.tensor(box_cox_power(filled.numpy()), dtype=torch.float32)
         self.low = self._compressed(torch.tensor(0.5 * self.threshold))

@@ -91,12 +91,15 @@ class Generator(nn.Module, ABC):
 
 
 def require_sizes(config: Any, *names: str) -> None:
-    """Raise ValueError unless these fields of a configuration are at least 1, width at least 2 and 0 <= dropout < 1."""
+    """Raise ValueError unless these fields of a configuration are at least 1, width at least 2 and 0 <= dropout < 1.
+
+    width and dropout are checked where the configuration has them.
+    """
     least = dict.fromkeys(names, 1) | {"width": 2}
     for name, smallest in least.items():
-        if getattr(config, name) < smallest:
+        if getattr(config, name, smallest) < smallest:
             raise ValueError(f"got model.{name} = {getattr(config, name)}, expected at least {smallest}; raise it")
-    if not 0 <= config.dropout < 1:
+    if not 0 <= getattr(config, "dropout", 0.0) < 1:
         raise ValueError(f"got model.dropout = {config.dropout}, expected 0 <= dropout < 1; correct it")
 
 

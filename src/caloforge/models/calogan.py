@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..geometry import Geometry
-from .base import Generator, Objective, Sizes
+from .base import Generator, Objective, Sizes, require_sizes
 from .local import SLOPE, LocallyConnected, MinibatchDiscrimination, batch_norm, same_convolution, told_apart
 
 UNIT = 1e3  # MeV per unit of the features
@@ -45,9 +45,7 @@ class CaloGANConfig:
     n_dims: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("n_latent", "width", "n_kernels", "n_dims"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got model.{name} = {getattr(self, name)}, expected at least 1; raise it")
+        require_sizes(self, "n_latent", "n_kernels", "n_dims")
         if self.energy_weight < 0 or not self.discriminator_rate > 0:
             raise ValueError(f"got {self}, expected energy_weight >= 0 and discriminator_rate > 0; correct them")
 
@@ -138,6 +136,8 @@ class _Stream(nn.Module):
         wide = (shape[0] + 2, shape[1] + 2)
         self.start = (config.width, *wide)
         self.dense = nn.Linear(config.n_latent, math.prod(self.start))
+        nn.init.xavier_uniform_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
         self.convolution = same_convolution(config.width, 16, 2)
         self.norm = batch_norm(16)
         self.local = LocallyConnected(16, 6, wide, 2)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .base import Generator, Objective, Sizes
+from .base import Generator, Objective, Sizes, require_sizes
 from .calogan import image_shapes, require_batch
 from .local import SLOPE, LocallyConnected, MinibatchDiscrimination, batch_norm, flipped, same_convolution
 
@@ -39,10 +39,8 @@ class LAGANConfig:
     n_dims: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("n_latent", "n_kernels", "n_dims"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got model.{name} = {getattr(self, name)}, expected at least 1; raise it")
-        for name in ("flip_real", "flip_class", "flip_class_generator", "dropout"):
+        require_sizes(self, "n_latent", "n_kernels", "n_dims")
+        for name in ("flip_real", "flip_class", "flip_class_generator"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"got model.{name} = {getattr(self, name)}, expected within 0..1; correct it")
 
@@ -114,6 +112,8 @@ class _Generator(nn.Module):
         self.classes = nn.Parameter(torch.empty(2, config.n_latent))
         nn.init.xavier_normal_(self.classes)
         self.dense = nn.Linear(config.n_latent, 128 * 7 * 7)
+        nn.init.xavier_uniform_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
         self.convolution, self.norm = same_convolution(128, 64, 5), batch_norm(64)
         self.local_14, self.norm_14 = LocallyConnected(64, 6, (14, 14), 5, padding=2), batch_norm(6)
         self.local_28 = LocallyConnected(6, 6, (28, 28), 3)

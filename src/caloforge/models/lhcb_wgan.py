@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .base import Generator, Objective, Sizes
+from .base import Generator, Objective, Sizes, require_sizes
 from .calogan import image_shapes
 
 STAGES = 3  # doublings of the generator
@@ -37,9 +37,9 @@ class LHCbWGANConfig:
     regressor_weight: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("n_latent", "width", "n_critic", "regressor_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"got model.{name} = {getattr(self, name)}, expected at least 1; raise it")
+        require_sizes(self, "n_latent", "n_critic", "regressor_steps")
+        if self.penalty < 0 or self.regressor_weight < 0:
+            raise ValueError(f"got {self}, expected penalty and regressor_weight >= 0; correct them")
 
 
 class LHCbWGAN(Generator):

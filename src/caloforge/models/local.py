@@ -13,7 +13,8 @@ class LocallyConnected(nn.Module):
     """A convolution whose weights differ from place to place (de Oliveira et al. 2017, 1701.05927).
 
     Images (N, n_in, H, W) -> (N, n_out, H', W'), padded with zeros; weight (P, k k n_in, n_out) and bias (P, n_out) for
-    the P = H' W' places. rectified: he-uniform weights, for a rectifier behind them; glorot-normal otherwise.
+    the P = H' W' places. rectified: he-uniform weights, for a rectifier behind them; glorot-normal otherwise,
+    both with fan = (number of weights)^1/2, as Keras counted it when these networks were published.
     """
 
     def __init__(
@@ -26,10 +27,11 @@ class LocallyConnected(nn.Module):
         places, fan_in = math.prod(self.shape), n_in * kernel**2
         self.weight = nn.Parameter(torch.empty(places, fan_in, n_out))
         self.bias = nn.Parameter(torch.zeros(places, n_out)) if bias else None
+        fan = math.sqrt(self.weight.numel())
         if rectified:
-            nn.init.uniform_(self.weight, -math.sqrt(6 / fan_in), math.sqrt(6 / fan_in))
+            nn.init.uniform_(self.weight, -math.sqrt(6 / fan), math.sqrt(6 / fan))
         else:
-            nn.init.normal_(self.weight, 0, math.sqrt(2 / (fan_in + n_out * kernel**2)))
+            nn.init.normal_(self.weight, 0, math.sqrt(1 / fan))
 
     def forward(self, x: Tensor) -> Tensor:
         p, n_out = self.padding, self.weight.shape[2]

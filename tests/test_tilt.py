@@ -1,0 +1,65 @@
+"""Imposed sums: moments of showers, momenta of jets."""
+
+import numpy as np
+import pytest
+import torch
+
+from caloforge.simulate import detectors, jets
+from caloforge.testing import small_geometry
+from caloforge.tilt import JetMomentum, Moments, Tilt, _solved
+
+
+def sparse(n: int, n_voxels: int, seed: int) -> torch.Tensor:
+    rng = np.random.default_rng(seed)
+    return torch.tensor(rng.gamma(0.3, 100.0, (n, n_voxels)) * (rng.random((n, n_voxels)) < 0.4), dtype=torch.float32)
+
+
+def test_the_solver_solves() -> None:
+    root = torch.randn(7, 5, 5, dtype=torch.float64)
+    matrix, right = root @ root.transpose(1, 2) + torch.eye(5), torch.randn(7, 5, dtype=torch.float64)
+    torch.testing.assert_close(_solved(matrix, right), torch.linalg.solve(matrix, right), rtol=1e-6, atol=1e-8)
+
+
+def test_two_voxels_share_what_is_asked() -> None:
+    tilt = Tilt(np.array([[1.0, 0.0], [1.0, 1.0]]))
+    out = tilt.impose(torch.tensor([[3.0, 1.0]]), torch.tensor([[4.0, 2.5]]))
+    torch.testing.assert_close(out, torch.tensor([[1.5, 2.5]]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("geometry", [small_geometry(), detectors.find("lhcb").geometry], ids=lambda g: g.name)
+def test_moments_of_other_showers_are_imposed(geometry) -> None:  # type: ignore[no-untyped-def]
+    moments = Moments(geometry)
+    truth = sparse(200, geometry.n_voxels, 0)
+    q = moments.values(truth)
+    other = truth * torch.exp(0.3 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)))
+    out = moments.impose(other, q)
+    good = (moments.values(out) - q).abs().amax(1) < 1e-3
+    assert good.float().mean() > 0.95  # moments that few voxels cannot have are left where they end up
+    assert torch.equal(out > 0, other > 0)
+    torch.testing.assert_close(out.sum(1), other.sum(1), rtol=1e-4, atol=0)
+
+
+def test_the_momentum_of_a_jet_is_imposed() -> None:
+    momentum = JetMomentum(jets.geometry())
+    truth = sparse(200, 625, 1)
+    q = momentum.values(truth)
+    other = truth * torch.exp(0.3 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(momentum.values(momentum.impose(other, q)), q, rtol=1e-5, atol=1e-4)
+
+
+def test_two_pixels_have_a_mass_known_by_hand() -> None:
+    pixels = torch.zeros(1, 625)
+    middle, below = 12 * 25 + 12, 12 * 25 + 6  # delta phi = -0.6
+    pixels[0, middle], pixels[0, below] = 150e3, 100e3
+    log_pt, mass, eta, phi = JetMomentum(jets.geometry()).values(pixels)[0].tolist()
+    assert mass == pytest.approx(np.sqrt(2 * 150e3 * 100e3 * (1 - np.cos(0.6))))
+    assert np.exp(log_pt) == pytest.approx(np.hypot(150e3 + 100e3 * np.cos(0.6), 100e3 * np.sin(0.6)))
+    assert eta == pytest.approx(0, abs=1e-9)
+    assert phi < 0
+
+
+def test_an_empty_shower_stays_empty() -> None:
+    geometry = small_geometry()
+    moments = Moments(geometry)
+    empty = torch.zeros(2, geometry.n_voxels)
+    assert not moments.impose(empty, moments.values(empty)).any()

@@ -16,6 +16,7 @@ import h5py
 
 from caloforge import hub, io
 from caloforge.datasets import open_showers
+from caloforge.geometry import Array
 from caloforge.showers import Showers
 from caloforge.simulate.geant4 import REDUCED
 
@@ -27,20 +28,23 @@ COMMANDS = {
     "calogan-piplus-test": "calogan --particle pi+ --energy 1..100GeV -n 3000 --seed 2",
     "calogan-piplus-train": "calogan --particle pi+ --energy 1..100GeV -n 8000 --seed 1",
     "lhcb-eminus-test": "lhcb -n 3000 --seed 2",
+    "lhcb-eminus-more": "lhcb -n 7000 --seed 5",
     "lhcb-eminus-train": "lhcb -n 8000 --seed 1",
     "par04-eminus-test": "par04-siw-coarse --energy 1..100GeV -n 1500 --seed 2",
     "par04-eminus-train": "par04-siw-coarse --energy 1..100GeV -n 4000 --seed 1",
     "ds1-gamma-test": "ds1-like-photons -n 3000 --seed 2",
     "ds1-gamma-train": "ds1-like-photons -n 6000 --seed 1",
+    "jets-test": "jets -n 4000 --seed 2",
+    "jets-train": "jets -n 6000 --seed 1",
 }
-MORE = {"calogan-eplus-train": "calogan_eplus.h5"}
+MORE = {"calogan-eplus-train": "calogan_eplus.h5", "lhcb-eminus-test": "lhcb-eminus-more.h5"}
 KEPT = ("gun", "engine", "physics_list", "cut_mm", "data_tables", "detector", "scored", "caloforge")
 
 
-def pack(showers: Showers, name: str) -> None:
+def pack(showers: Showers, name: str, columns: dict[str, Array]) -> None:
     """Write a shipped sample, packed as tightly as gzip does."""
     path = hub.DATA / "samples" / f"{name}.h5"
-    io.write(showers, path, force=True)
+    io.write(showers, path, columns=columns, force=True)
     tight = path.with_suffix(".tmp")
     with h5py.File(path) as old, h5py.File(tight, "w") as new:
         new.attrs.update(old.attrs)
@@ -78,7 +82,9 @@ def main(folder: str) -> None:
             origins = [labelled(dict(p.provenance)) | {"n": len(p)} for p in parts]
             provenance = {k: provenance[k] for k in KEPT} | {"parts": origins, "seed": [o.get("seed") for o in origins]}
             showers = Showers.concat(parts)
-        pack(Showers(showers.geometry, showers.incident, showers.energy, showers.overflow, provenance), name)
+        if name in hub.SAMPLE_NAMES:
+            whole = Showers(showers.geometry, showers.incident, showers.energy, showers.overflow, provenance)
+            pack(whole, name, io.read_columns(path))
 
 
 if __name__ == "__main__":

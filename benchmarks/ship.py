@@ -2,7 +2,8 @@
 
     python benchmarks/ship.py runs/calogan-eplus calogan-eplus
     python benchmarks/ship.py runs/calogan-eplus-vae calogan-eplus-vae
-    python benchmarks/ship.py --results        # times the shipped models and writes benchmarks/RESULTS.md
+    python benchmarks/ship.py --plain runs/jets-gan jets-gan    # without judging: gans.py judges and writes the scores
+    python benchmarks/ship.py --results        # times the shipped e+ models and writes benchmarks/RESULTS.md
 
 The test sample is never trained on; generation and evaluation use seed 0.
 """
@@ -23,26 +24,32 @@ TEST = "calogan-eplus-test"
 KEPT = ("auc_low", "auc_high", "jsd_low", "jsd_high", "response/mean", "response/width", "response/core_width")
 
 
+def plain(run: str, name: str) -> None:
+    """Save the run's model as float16 without what only training needs."""
+    FastSim.load(run).save(hub.DATA / "models" / name, half=True, helpers=False)
+
+
 def ship(run: str, name: str) -> None:
     """Save the run's model as float16, judge what was saved, and write its scores on the card."""
     folder = hub.DATA / "models" / name
-    FastSim.load(run).save(folder, half=True)
+    plain(run, name)
     fast = FastSim.load(folder)
-    test = io.read(hub.sample(TEST))
+    sample = str(fast.card.training["data"]).replace("-train", "-test")
+    test = io.read(hub.sample(sample))
     report = evaluate(test, fast.simulate(test.incident, seed=0), seed=0, repeats=5, candidate_name=name)
     worst = sorted((k for k in report.scores if k.startswith("separation/")), key=lambda k: -report.scores[k].excess)[
         :5
     ]
     kept = [*KEPT, *(k for k in report.scores if k.startswith("occupancy/")), *worst]
     scores: dict[str, Any] = {k: asdict(report.scores[k]) for k in kept}
-    fast.with_card(scores={"sample": TEST, "n_test": len(test), "seed": 0, "repeats": 5} | scores).save(
-        folder, half=True
+    fast.with_card(scores={"sample": sample, "n_test": len(test), "seed": 0, "repeats": 5} | scores).save(
+        folder, half=True, helpers=False
     )
 
 
 def results() -> None:
     """Time every shipped model and write RESULTS.md from the timings and the cards."""
-    names = hub.MODEL_NAMES
+    names = [n for n in hub.MODEL_NAMES if read_card(hub.model(n))[0].scores.get("sample") == TEST]
     rows = benchmark([hub.model(n) for n in names], io.read_incident(hub.sample(TEST)), n_geant4=40, seconds=5.0)
     write_json(rows, hub.DATA / "timings.json")  # for the leaderboard
     lines = [
@@ -98,6 +105,8 @@ def _quality(name: str) -> list[str]:
 if __name__ == "__main__":
     if sys.argv[1:] == ["--results"]:
         results()
+    elif len(sys.argv) == 4 and sys.argv[1] == "--plain":
+        plain(*sys.argv[2:])
     elif len(sys.argv) == 3:
         ship(*sys.argv[1:])
     else:

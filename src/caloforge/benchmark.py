@@ -1,8 +1,9 @@
-"""Speed: ms per shower at batch 1 and 1000 on one CPU thread, beside Geant4 for the same particles on the same core.
+"""Speed: ms per shower at several batch sizes on one CPU thread, beside Geant4 for the same particles on the same core.
 
 Every model and engine is timed in a process of its own. A call is timed whole: drawing the noise, building the inputs,
 the networks, and the way back to MeV (the protocol of CaloClouds, Buhmann et al. 2023, 2309.05704: repeated batches on
-one thread). Peak memory is the resident set of that process.
+one thread). Peak memory is the resident set of that process. The CaloChallenge (Krause et al. 2024, 2410.21611) quotes
+batches of 1, 100 and 10,000 (``CHALLENGE_BATCHES``). Jet images stand beside Pythia 8 instead of Geant4.
 """
 
 import json
@@ -26,6 +27,7 @@ from .showers import Incident
 # One core of the machine that made the shipped samples: CPU time of Geant4 11.4 per GeV of an e+ in Pb/LAr.
 RECORDED_MS_PER_GEV = 8.0
 BATCHES = (1, 1000)
+CHALLENGE_BATCHES = (1, 100, 10_000)
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,21 @@ def benchmark(
     incident: Incident,
     *,
     engines: Sequence[str] = ("pytorch", "onnxruntime"),
+    batches: Sequence[int] | None = None,
     n_geant4: int = 20,
     seconds: float = 3.0,
     progress: Callable[..., None] | None = None,
 ) -> list[Row]:
     """Time each model folder on each engine with the given incident particles.
 
-    n_geant4: particles that Geant4 simulates for the comparison; without its data the recorded cost per GeV is used.
-    seconds: time spent on each timing.
+    batches: showers per call, (1, 1000) by default. n_geant4: particles that Geant4 simulates to compare; without
+    its data the recorded cost per GeV is used. seconds: time spent on each timing.
     """  # fmt: skip
     from .fastsim import read_card
 
+    batches = BATCHES if batches is None else batches
+    if not batches or min(batches) < 1:
+        raise ValueError(f"got batches {tuple(batches)}, expected numbers of showers of at least 1; give some")
     cards = [read_card(folder)[0] for folder in models]
     jobs = [(str(folder), engine) for folder in models for engine in engines]
     report = progress or (lambda *_: None)
@@ -73,7 +79,7 @@ def benchmark(
     for k, (folder, engine) in enumerate(jobs):
         report(k + 1, len(jobs) + 1, f"{Path(folder).name} {engine}")
         reference, source = geant4[cards[k // len(engines)].geometry.digest()]
-        for timing in _in_process(_time_model, folder, engine, incident, seconds):
+        for timing in _in_process(_time_model, folder, engine, incident, tuple(batches), seconds):
             ratio = reference / timing["ms_per_shower"]
             rows.append(Row(Path(folder).name, engine, threads=1, geant4_ms_per_shower=reference,
                             geant4_source=source, speedup=ratio, **timing))  # fmt: skip
@@ -121,11 +127,13 @@ def _pin() -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 
-def _time_model(folder: str, engine: str, incident: Incident, seconds: float) -> list[dict[str, float]]:
+def _time_model(
+    folder: str, engine: str, incident: Incident, batches: tuple[int, ...], seconds: float
+) -> list[dict[str, float]]:
     _pin()
     call, load_s = _loaded(folder, engine)
     rows = []
-    for batch in BATCHES:
+    for batch in batches:
         times = _repeat(call, incident, batch, seconds)
         spread = float(np.subtract(*np.percentile(times, [84, 16])) / 2)
         rows.append({
@@ -201,7 +209,9 @@ def _peak_mb() -> float:
 
 
 def _geant4_cost(detector: str, incident: Incident, n: int) -> tuple[float, str]:
-    """CPU ms per shower of Geant4 for particles like these, and whether it was measured here."""
+    """CPU ms per shower of Geant4 for particles like these, and whether it was measured here; of Pythia for jets."""
+    if detector == "jets":
+        return _pythia_cost(n)
     from .simulate.detectors import DETECTORS
     from .simulate.geant4 import find_data
 
@@ -214,6 +224,29 @@ def _geant4_cost(detector: str, incident: Incident, n: int) -> tuple[float, str]
         return _in_process(_time_geant4, detector, chosen), "measured"
     except FileNotFoundError:
         return RECORDED_MS_PER_GEV * float(incident.energy.mean()) / 1e3, "recorded"
+
+
+def _pythia_cost(n: int) -> tuple[float, str]:
+    try:
+        return _in_process(_time_pythia, n), "measured"
+    except FileNotFoundError:
+        return float("nan"), "not installed"
+
+
+def _time_pythia(n: int) -> float:
+    """CPU ms per selected jet, half of them W bosons and half QCD, without the start of Pythia."""
+    _pin()
+    from .simulate.jets import CLASSES, JetConfig, Jets
+
+    jets, seconds = Jets(JetConfig()), 0.0
+    for pdg in CLASSES.values():
+        made = jets.jets(pdg, seed=1)
+        next(made)
+        began = time.process_time()
+        for _ in range(n):
+            next(made)
+        seconds += time.process_time() - began
+    return seconds * 1e3 / (2 * n)
 
 
 def _time_geant4(detector: str, incident: Incident) -> float:

@@ -311,16 +311,18 @@ def benchmark(
     /,
     output: Annotated[Path | None, arg(aliases=["-o"])] = None,
     like: str = "calogan-eplus-test",
+    batches: Annotated[tuple[int, ...], arg(metavar="N ...")] = (1, 1000),
     n_geant4: int = 20,
     seconds: float = 3.0,
     force: bool = False,
 ) -> None:
-    """Time models at batch 1 and 1000 on one thread, with PyTorch and ONNX Runtime, beside Geant4 on the same core.
+    """Time models at several batch sizes on one thread, with PyTorch and ONNX Runtime, beside Geant4 on the same core.
 
     Args:
         models: model folders, or names of shipped models.
         output: JSON file to write.
         like: take the incident particles of this file of showers.
+        batches: showers per call; the CaloChallenge quotes 1 100 10000.
         n_geant4: showers that Geant4 simulates for the comparison.
         seconds: time for each measurement.
         force: replace an existing file.
@@ -334,7 +336,8 @@ def benchmark(
         io.require_absent(output, force)
     with bar("benchmark", "timings") as update:
         folders = [hub.model(m) for m in models]
-        rows = time_models(folders, workflow.incident_of(like), n_geant4=n_geant4, seconds=seconds, progress=update)
+        rows = time_models(folders, workflow.incident_of(like), batches=batches, n_geant4=n_geant4, seconds=seconds,
+                           progress=update)  # fmt: skip
     workflow.print_benchmark(rows)
     if output:
         write_json(rows, output)

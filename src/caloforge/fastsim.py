@@ -165,11 +165,18 @@ class FastSim(nn.Module):
     def _device(self) -> torch.device:
         return self.encoder.low.device
 
-    def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write card.json and weights.safetensors into the folder; half: networks as float16, the rest as it is."""
+    def save(self, folder: str | Path, *, half: bool = False, helpers: bool = True) -> None:
+        """Write card.json and weights.safetensors into the folder.
+
+        half: networks as float16, the rest as it is; helpers: also what only training needs (a discriminator).
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        state = {
+            k: v.detach().cpu().contiguous()
+            for k, v in self.state_dict().items()
+            if helpers or not k.startswith(self._helpers())
+        }
         if half:
             state = {
                 k: v.half() if k.startswith("generator.") and v.is_floating_point() else v for k, v in state.items()
@@ -193,12 +200,17 @@ class FastSim(nn.Module):
         state = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_tensors(weights).items()}
         try:
             fast = _assemble(card)
-            fast.load_state_dict(state)
+            missing, unknown = fast.load_state_dict(state, strict=False)
+            if unknown or any(not key.startswith(fast._helpers()) for key in missing):
+                raise RuntimeError
         except (RuntimeError, TypeError) as error:  # torch lists every tensor: too long for one sentence
             raise ValueError(
                 f"got {folder}/card.json, expected settings that fit the weights beside it; copy the model again"
             ) from error
         return fast.eval()
+
+    def _helpers(self) -> tuple[str, ...]:
+        return tuple(f"generator.{name}." for name in self.generator.helpers)
 
     def with_card(self, **changes: Any) -> "FastSim":
         """The same networks with fields of the card replaced."""

@@ -326,7 +326,6 @@ def _fit(
     generator = torch.Generator().manual_seed(seed)
     (data, target), (held, held_target) = ([torch.from_numpy(v) for v in pair] for pair in (train, calibration))
     net = networks.create(config.network, data.shape[1], config.width, seed, shape).to(config.device, data.dtype)
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
     batch = max(1, min(config.batch, len(data) // config.steps_per_epoch))
 
     def logits(features: torch.Tensor) -> torch.Tensor:
@@ -339,23 +338,23 @@ def _fit(
         with torch.no_grad():
             return torch.cat([logits(part).cpu() for part in features.split(config.chunk or len(features))])  # type: ignore[no-untyped-call]
 
-    best, state = float("-inf"), {}
-    for _ in range(config.epochs):
-        net.train()
-        for index in torch.randperm(len(data), generator=generator).split(batch):  # type: ignore[no-untyped-call]
-            if config.network == "resnet" and len(index) == 1:
-                continue  # one shower has no variance to normalise with; another epoch shuffles it into a batch
-            optimizer.zero_grad(set_to_none=True)
-            bce(logits(data[index]), target[index].to(config.device)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        quality, finite = _quality(held_logits(held), held_target, config.keep)
-        if finite and quality > best:
-            best, state = quality, {name: value.clone() for name, value in net.state_dict().items()}
-        if config.keep == "accuracy" and best == 1:
-            break
-    if not state:
-        raise ValueError("got a classifier loss that is not finite, expected a number; check the showers for outliers")
-    net.load_state_dict(state)
+    def quality() -> float:
+        value, finite = _quality(held_logits(held), held_target, config.keep)
+        return value if finite else float("nan")
+
+    networks.train_best(
+        net,
+        lambda index: bce(logits(data[index]), target[index].to(config.device)),
+        quality,
+        len(data),
+        epochs=config.epochs,
+        batch=batch,
+        learning_rate=config.learning_rate,
+        generator=generator,
+        # One shower has no variance to normalise with; another epoch shuffles it into a batch.
+        smallest=2 if config.network == "resnet" else 1,
+        best_possible=1.0 if config.keep == "accuracy" else float("inf"),
+    )
     return lambda features: np.asarray(held_logits(torch.from_numpy(features)).numpy(), dtype=np.float64)
 
 

@@ -1,4 +1,4 @@
-"""Networks of the classifier test; every one maps inputs (B, F) to logits (B, 1). Imported on first use: it is torch.
+"""Networks of the classifier test, inputs (B, F) -> logits (B, 1), and the loop that trains them. It imports torch.
 
 standard    CaloFlow (Krause, Shih, 2106.05285): two hidden layers of 512, ReLU
 challenge   CaloChallenge (Krause et al., 2410.21611): three hidden layers of 2048, LeakyReLU of slope 0.01
@@ -112,6 +112,45 @@ def create(network: str, n_inputs: int, width: int, seed: int, shape: Shape | No
                 "incident energy and all voxels, and the shape of the mesh"
             )
         return ResNet(shape, width)
+
+
+def train_best(
+    net: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    quality: Callable[[], float],
+    n: int,
+    *,
+    epochs: int,
+    batch: int,
+    learning_rate: float,
+    generator: torch.Generator,
+    smallest: int = 1,
+    best_possible: float = float("inf"),
+) -> None:
+    """Train with Adam and leave the weights of the epoch with the highest quality.
+
+    loss: of the examples with these indices (B,); quality: after an epoch, the higher the better, NaN if useless; n:
+    number of examples. Batches smaller than ``smallest`` are left out; an epoch of ``best_possible`` quality ends the
+    training. Raises ValueError when no epoch was of use.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=learning_rate)
+    best, state = float("-inf"), {}
+    for _ in range(epochs):
+        net.train()
+        for index in torch.randperm(n, generator=generator).split(batch):  # type: ignore[no-untyped-call]
+            if len(index) < smallest:
+                continue
+            optimizer.zero_grad(set_to_none=True)
+            loss(index).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        found = quality()
+        if found > best:
+            best, state = found, {name: value.clone() for name, value in net.state_dict().items()}
+        if best >= best_possible:
+            break
+    if not state:
+        raise ValueError("got a classifier loss that is not finite, expected a number; check the showers for outliers")
+    net.load_state_dict(state)
 
 
 def n_parameters(network: nn.Module) -> int:

@@ -43,6 +43,8 @@ def fit(train: Examples, held: Examples, n_outputs: int = 1, *, epochs: int, see
     from torch import nn
     from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+    from . import networks
+
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):  # the global random state stays as it was
         torch.default_generator.manual_seed(seed)
@@ -59,21 +61,22 @@ def fit(train: Examples, held: Examples, n_outputs: int = 1, *, epochs: int, see
 
     kind = np.float32 if n_outputs == 1 else np.int64
     data, check = ([torch.from_numpy(a) for a in (p.x, p.y.astype(kind), p.weight)] for p in (train, held))
-    optimizer = torch.optim.Adam(net.parameters(), lr=LEARNING_RATE)
-    batch = max(1, min(BATCH, len(train.x) // STEPS_PER_EPOCH))
-    best, state = float("inf"), {}
-    for _ in range(epochs):
-        for index in torch.randperm(len(train.x), generator=generator).split(batch):  # type: ignore[no-untyped-call]
-            optimizer.zero_grad(set_to_none=True)
-            loss(*(part[index] for part in data)).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+
+    def quality() -> float:
         with torch.no_grad():
             value = float(loss(*check))
-        if value < best:
-            best, state = value, {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    if not state:
-        raise ValueError("got a classifier loss that is not finite, expected a number; check the showers for outliers")
-    net.load_state_dict(state)
+        return -value
+
+    networks.train_best(
+        net,
+        lambda index: loss(*(part[index] for part in data)),
+        quality,
+        len(train.x),
+        epochs=epochs,
+        batch=max(1, min(BATCH, len(train.x) // STEPS_PER_EPOCH)),
+        learning_rate=LEARNING_RATE,
+        generator=generator,
+    )
 
     def scores(features: Array) -> Array:
         with torch.no_grad():

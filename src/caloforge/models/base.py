@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import zuko
@@ -73,9 +73,13 @@ class Objective:
 
 
 class Generator(nn.Module, ABC):
-    """Base class of all models. Subclasses set ``n_noise`` (Z) and write ``objectives`` and ``decode``."""
+    """Base class of all models. Subclasses set ``n_noise`` (Z) and write ``objectives`` and ``decode``.
+
+    helpers: names of the parts that only training needs (a discriminator); a shipped model leaves them out.
+    """
 
     n_noise: int
+    helpers: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def objectives(self) -> Iterator[Objective]:

@@ -53,6 +53,8 @@ class CaloGANConfig:
 class CaloGAN(Generator):
     """Generator and discriminator."""
 
+    helpers = ("discriminator",)
+
     def __init__(self, config: CaloGANConfig, sizes: Sizes) -> None:
         super().__init__()
         self.config, self.sizes, self.n_noise = config, sizes, config.n_latent

@@ -58,6 +58,8 @@ class GANConfig:
 class GAN(Generator):
     """Layer flow p(g | c), generator v(eps, y; g, c), discriminator D(v; g, c)."""
 
+    helpers = ("judge",)
+
     def __init__(self, config: GANConfig, sizes: Sizes) -> None:
         super().__init__()
         if not sizes.n_globals:

@@ -48,6 +48,8 @@ class LAGANConfig:
 class LAGAN(Generator):
     """Generator and discriminator."""
 
+    helpers = ("discriminator",)
+
     def __init__(self, config: LAGANConfig, sizes: Sizes) -> None:
         super().__init__()
         shapes = image_shapes(sizes, "lagan")

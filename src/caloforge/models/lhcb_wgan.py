@@ -45,6 +45,8 @@ class LHCbWGANConfig:
 class LHCbWGAN(Generator):
     """Generator, critic and regressor."""
 
+    helpers = ("critic", "regressor")
+
     def __init__(self, config: LHCbWGANConfig, sizes: Sizes) -> None:
         super().__init__()
         shapes = image_shapes(sizes, "lhcb_wgan")

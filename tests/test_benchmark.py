@@ -109,3 +109,10 @@ def test_repeated_calls_are_timed_one_by_one() -> None:
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a model folder"):
         benchmark([tmp_path], INCIDENT, n_geant4=0)
+
+
+def test_batches_are_those_asked_for(folder: Path) -> None:
+    rows = benchmark([folder], INCIDENT, engines=("pytorch",), batches=(1, 3, 7), n_geant4=0, seconds=0.02)
+    assert [r.batch for r in rows] == [1, 3, 7]
+    with pytest.raises(ValueError, match=r"got batches \(0,\), expected"):
+        benchmark([folder], INCIDENT, batches=(0,))

@@ -1,4 +1,4 @@
-"""FastSim and its folder on disk. ``python tests/test_fastsim.py`` makes the golden model of format 1 again."""
+"""FastSim and its folder on disk. ``python tests/test_fastsim.py`` makes the golden model of format 2 again."""
 
 import json
 import shutil
@@ -14,15 +14,15 @@ import torch
 from caloforge import io
 from caloforge.fastsim import CHUNK, FastSim, read_card
 from caloforge.geometry import Geometry, Layer
-from caloforge.models.flow_matching import FlowMatchingConfig
+from caloforge.models.gan import GANConfig
 from caloforge.models.vae import VAEConfig
 from caloforge.preprocess import CONDITIONS, PreprocessConfig
-from caloforge.showers import Incident
+from caloforge.showers import Incident, Showers
 from caloforge.simulate.gun import Gun, log_uniform, uniform
 from caloforge.testing import SimulatorContract, small_geometry, small_showers
 from caloforge.train import TrainConfig, fit
 
-GOLDEN = Path(__file__).parent / "golden" / "model_v1"
+GOLDEN = {version: Path(__file__).parent / "golden" / f"model_v{version}" for version in (1, 2)}
 SHOWERS = small_showers()
 CONFIG = VAEConfig(n_latent=3, width=16, depth=1, layer_hidden=8, layer_transforms=1)
 
@@ -54,30 +54,52 @@ class TestFastSim(SimulatorContract):
 
 
 def make_golden() -> None:
-    """A small model trained for 200 steps, and 16 showers of it."""
-    config = FlowMatchingConfig(width=12, depth=1, n_steps=4, layer_hidden=6, layer_transforms=1, layer_bins=4)
+    """A small model of format 2 trained for 60 steps: two kinds of oblique particles, imposed moments, no helpers."""
+    rng = np.random.default_rng(0)
+    incident = Incident(
+        np.exp(rng.uniform(np.log(1e3), np.log(1e5), 500)), theta=rng.uniform(0, 0.4, 500),
+        phi=rng.uniform(-3, 3, 500), x=rng.uniform(-5, 5, 500), pdg=rng.choice([11, 22], 500),
+    )  # fmt: skip
     showers = small_showers(n=500)
-    fast = FastSim.create(
-        showers.geometry, config, valid=Gun(11, log_uniform(1e3, 1e5)), preprocess=PreprocessConfig(0.1, 7, 2)
+    showers = Showers(showers.geometry, incident, showers.energy)
+    config = GANConfig(
+        n_latent=2, width=8, depth=1, judge_width=8, layer_hidden=6, layer_transforms=1, layer_bins=4, layer_steps=60
     )
-    fit(fast, showers, TrainConfig(steps=200, batch=256, warmup=20, bf16=False))
+    preprocess = PreprocessConfig(threshold_mev=0.1, n_knots=7, n_nodes=2, impose="moments", depth_mm=50.0)
+    fast = FastSim.create(showers.geometry, config, valid=incident, preprocess=preprocess)
+    fit(fast, showers, TrainConfig(steps=60, batch=128, warmup=20, bf16=False, keep="separation", log_every=20))
     fast = fast.with_card(training={"made_by": "tests/test_fastsim.py"}, scores={"auc_low": 0.9})
-    fast.save(GOLDEN)
-    io.write(fast.simulate(showers.incident[:16], seed=5), GOLDEN / "showers.h5", force=True)
+    fast.save(GOLDEN[2], helpers=False)
+    io.write(fast.simulate(incident[:16], seed=5), GOLDEN[2] / "showers.h5", force=True)
 
 
-def test_a_golden_model_of_format_1_is_read_and_gives_its_showers() -> None:
-    stored = io.read(GOLDEN / "showers.h5")
-    fast = FastSim.load(GOLDEN)
-    assert json.loads((GOLDEN / "card.json").read_text())["format_version"] == 1
-    assert fast.card.family == "flow_matching"
+@pytest.mark.parametrize(("version", "family"), [(1, "flow_matching"), (2, "gan")])
+def test_a_golden_model_is_read_and_gives_its_showers(version: int, family: str) -> None:
+    golden = GOLDEN[version]
+    stored = io.read(golden / "showers.h5")
+    fast = FastSim.load(golden)
+    assert json.loads((golden / "card.json").read_text())["format_version"] == version
+    assert fast.card.family == family
+    assert fast.card.preprocess["conditions"] == {1: "polar", 2: "direction"}[version]
     assert fast.card.scores == {"auc_low": 0.9}
-    assert fast.card.valid["energy"] == (1e3, 1e5)
+    assert fast.card.valid["energy"] == pytest.approx((1e3, 1e5), rel=0.02)
     showers = fast.simulate(stored.incident, seed=5)
     fast.geometry.require_same(stored.geometry, "golden showers")
     np.testing.assert_allclose(showers.layer_energy, stored.layer_energy, rtol=1e-4)
     np.testing.assert_allclose(showers.energy, stored.energy, rtol=1e-4, atol=1e-4 * stored.energy.max())
-    assert sum(path.stat().st_size for path in GOLDEN.iterdir()) < 100_000
+    assert sum(path.stat().st_size for path in golden.iterdir()) < 100_000
+
+
+def test_a_model_without_helpers_makes_the_same_showers(tmp_path: Path) -> None:
+    config = GANConfig(n_latent=2, width=8, depth=1, judge_width=8, layer_hidden=6, layer_transforms=1)
+    fast = model(config)
+    fast.save(tmp_path / "whole")
+    fast.save(tmp_path / "plain", helpers=False)
+    whole, plain = (FastSim.load(tmp_path / name) for name in ("whole", "plain"))
+    a, b = (f.simulate(SHOWERS.incident, seed=1).energy for f in (whole, plain))
+    np.testing.assert_array_equal(a, b)
+    sizes = [(tmp_path / name / "weights.safetensors").stat().st_size for name in ("whole", "plain")]
+    assert sizes[1] < sizes[0]
 
 
 def test_save_and_load_are_equal_bit_for_bit(folder: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from caloforge import io
 from caloforge.geometry import Geometry, Layer
 from caloforge.showers import Incident, Showers
+from caloforge.testing import small_showers
 from conftest import assert_same, random_showers
 
 GOLDEN = Path(__file__).parent / "golden" / "data_v1.h5"
@@ -169,3 +170,19 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, mixed: Geometry, what
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such file"):
         io.read(tmp_path / "none.h5")
+
+
+def test_columns_are_kept_beside_the_showers(tmp_path: Path) -> None:
+    showers = small_showers(n=6)
+    with io.Writer(tmp_path / "a.h5", showers.geometry, {}) as file:
+        for part in (slice(0, 4), slice(4, 6)):
+            file.append(showers[part], columns={"mass": np.arange(6.0)[part]})
+    np.testing.assert_array_equal(io.read_columns(tmp_path / "a.h5")["mass"], np.arange(6.0))
+    io.write(showers, tmp_path / "b.h5")
+    assert io.read_columns(tmp_path / "b.h5") == {}
+    with (
+        pytest.raises(ValueError, match="different columns"),
+        io.Writer(tmp_path / "c.h5", showers.geometry, {}) as file,
+    ):
+        file.append(showers)
+        file.append(showers, columns={"mass": np.zeros(6)})

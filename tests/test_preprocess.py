@@ -126,3 +126,65 @@ def test_only_even_cartesian_layers_have_mirrors() -> None:
 def test_impossible_settings_are_refused(config: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"got threshold .* expected"):
         PreprocessConfig(**config)
+
+
+RANGES = {"energy": (1e3, 1e5), "theta": (0.0, 0.5), "phi": (-np.pi, np.pi), "x": (-5.0, 5.0), "y": (0.0, 0.0)}
+
+
+def particles(n: int, seed: int = 0) -> list[torch.Tensor]:
+    rng = np.random.default_rng(seed)
+    return [torch.tensor(rng.uniform(*RANGES[name], n), dtype=torch.float32) for name in CONDITIONS]
+
+
+def test_directions_have_no_jump_in_phi() -> None:
+    encoder = ConditionEncoder(RANGES, (11,), PreprocessConfig())
+    energy, theta, x, y = (torch.tensor([v, v]) for v in (1e4, 0.3, 1.0, 0.0))
+    c = encoder(energy, theta, torch.tensor([np.pi - 1e-6, -np.pi + 1e-6], dtype=torch.float32), x, y)
+    torch.testing.assert_close(c[0], c[1], atol=1e-5, rtol=0)
+    assert encoder.n_conditions == 4
+    assert encoder.n_given == 3
+
+
+def test_conditions_are_scaled_by_their_spread_but_the_energy_by_its_range() -> None:
+    encoder = ConditionEncoder(RANGES, (11,), PreprocessConfig(depth_mm=100.0))
+    given = particles(5000)
+    encoder.fit(*given)
+    c = encoder(*given)
+    torch.testing.assert_close(c[:, 1:].mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(c[:, 1:].std(0), torch.full((4,), 0.5), atol=1e-3, rtol=0)
+    assert c[:, 0].min() >= -1
+    assert c[:, 0].max() <= 1
+
+
+def test_positions_are_taken_in_the_depth_that_is_asked_for() -> None:
+    encoder = ConditionEncoder(RANGES, (11,), PreprocessConfig(depth_mm=100.0))
+    energy, theta, phi, x, y = particles(50)
+    moved = encoder._values(energy, theta, phi, x, y)
+    torch.testing.assert_close(moved[:, 3], x + 100 * torch.tan(theta) * torch.cos(phi))
+
+
+def test_kinds_of_particles_are_one_hot() -> None:
+    encoder = ConditionEncoder(RANGES, (21, 24), PreprocessConfig())
+    c = encoder(*particles(3), torch.tensor([24.0, 21.0, 24.0]))
+    assert c[:, -2:].tolist() == [[0, 1], [1, 0], [0, 1]]
+    assert ConditionEncoder(RANGES, (21, 24), PreprocessConfig(conditions="polar")).n_classes == 0
+
+
+def test_moments_that_are_drawn_are_those_of_the_showers() -> None:
+    fine = Geometry("fine", (Layer("cartesian", regular(-40, 40, 10), regular(-40, 40, 10)),))
+    showers = small_showers(fine, 400)
+    energy, incident = torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32)
+    transform = ShowerTransform(fine, PreprocessConfig(threshold_mev=THRESHOLD, impose="moments"))
+    transform.fit(energy, incident)
+    assert transform.n_globals == 7
+    x = transform(energy, incident)
+    voxels = torch.randn(400, fine.n_voxels, generator=torch.Generator().manual_seed(0))  # of other showers
+    out = transform.inverse(torch.cat([x[:, :7], voxels], dim=1), incident)
+    wanted = transform.layers.read(x[:, :7].double())[:, 2:]
+    found = transform.imposed.values(out)  # type: ignore[union-attr]
+    assert ((found - wanted).abs().amax(1) < 1e-2).float().mean() > 0.9
+
+
+def test_a_jet_is_one_cartesian_layer() -> None:
+    with pytest.raises(ValueError, match="got impose 'jet' for 'small', expected an image"):
+        ShowerTransform(small_geometry(), PreprocessConfig(impose="jet"))

@@ -15,6 +15,7 @@ from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import MODELS, Generator, Objective, Sizes
 from caloforge.models.flow_matching import FlowMatchingConfig
 from caloforge.models.vae import VAEConfig
+from caloforge.preprocess import PreprocessConfig
 from caloforge.showers import Incident, Showers
 from caloforge.testing import small_geometry, small_showers
 from caloforge.train import TrainConfig, _rate, fit
@@ -214,3 +215,22 @@ def test_showers_of_another_detector_and_too_few_are_refused() -> None:
         fit(fast, SHOWERS[:2], replace(CONFIG, validation=0.9))
     with pytest.raises(ValueError, match=r"the range this model was made for"):
         fit(FastSim.create(small_geometry(), FLOW, valid=SHOWERS.incident[:2]), SHOWERS, CONFIG)
+
+
+def test_a_constant_schedule_stays_at_the_rate() -> None:
+    config = TrainConfig(steps=100, warmup=10, schedule="constant", lr=1e-3)
+    assert [_rate(step, config) for step in (4, 10, 99)] == pytest.approx([5e-4, 1e-3, 1e-3])
+
+
+def test_separation_needs_held_out_showers() -> None:
+    with pytest.raises(ValueError, match="keep = 'separation' with validation 0"):
+        TrainConfig(keep="separation", validation=0.0)
+
+
+def test_mirror_images_would_move_imposed_centres() -> None:
+    showers = small_showers(n=100)
+    fast = FastSim.create(
+        showers.geometry, VAEConfig(width=8), valid=showers.incident, preprocess=PreprocessConfig(impose="moments")
+    )
+    with pytest.raises(ValueError, match=r"train\.mirror with preprocess\.impose"):
+        fit(fast, showers, TrainConfig(steps=1, mirror=True))

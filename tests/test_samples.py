@@ -6,6 +6,7 @@ import pytest
 from caloforge import hub, io
 from caloforge.geometry import Array
 from caloforge.showers import Showers
+from caloforge.simulate import jets
 from caloforge.simulate.detectors import find
 from caloforge.simulate.gun import Gun
 
@@ -22,7 +23,7 @@ def par04() -> Showers:
     return io.read(hub.sample("par04-eminus-test"))
 
 
-@pytest.mark.parametrize("name", hub.SAMPLE_NAMES)
+@pytest.mark.parametrize("name", [name for name in hub.SAMPLE_NAMES if not name.startswith("jets")])
 def test_samples_say_where_they_come_from(name: str) -> None:
     geometry, n, provenance = io.read_header(hub.sample(name))
     geometry.require_same(find(provenance["detector"]).geometry, "the shipped description")
@@ -38,6 +39,21 @@ def test_samples_say_where_they_come_from(name: str) -> None:
         first = gun.sample(25, np.random.SeedSequence(provenance["seed"], spawn_key=(0,)).spawn(2)[0])
         np.testing.assert_allclose(incident.energy[:25], first.energy, rtol=1e-12)
         np.testing.assert_allclose(incident.x[:25], first.x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_jets_have_a_w_peak_and_lie_in_their_windows(part: str) -> None:
+    showers, columns = io.read(hub.sample(f"jets-{part}")), io.read_columns(hub.sample(f"jets-{part}"))
+    showers.geometry.require_same(jets.geometry(), "jets")
+    assert showers.provenance["engine"].startswith("Pythia 8")
+    assert f"-n {len(showers)} --seed {showers.provenance['seed']}" in showers.provenance["command"]
+    assert all(np.all((columns[k] > low) & (columns[k] < high)) for k, low, high in
+               (("pt", 250e3, 300e3), ("mass", 60e3, 100e3)))  # fmt: skip
+    w = columns["mass"][showers.incident.pdg == 24] / 1e3
+    assert 79 < w[(w > 74) & (w < 86)].mean() < 81
+    assert 0.03 < (showers.energy > 0).mean() < 0.09
+    below = showers.image(0)[:, 10:15, :12].sum((1, 2)) - showers.image(0)[:, 10:15, 13:].sum((1, 2))
+    assert (below[showers.incident.pdg == 24] > 0).mean() > 0.95  # the second subjet
 
 
 def test_all_samples_together_are_small() -> None:

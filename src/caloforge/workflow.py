@@ -56,7 +56,7 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     file = hub.sample(data)
     showers = open_showers(file)
     gun = showers.provenance.get("gun")  # the range a sample was made for is wider than what it happens to hold
-    valid = Gun.from_description(gun) if gun else showers.incident
+    valid = Gun.from_description(gun) if gun else _widened(showers)
     fast = FastSim.create(
         showers.geometry, chosen.model, valid=valid, preprocess=chosen.preprocess, seed=chosen.train.seed
     )
@@ -73,6 +73,15 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
     fast = fast.with_card(training=training)
     fast.save(output)
     return fast
+
+
+def _widened(showers: Showers) -> Incident:
+    """The incident particles, with the ends of the range of energies that the sample says it was made for."""
+    ends = showers.provenance.get("energy_mev")
+    if ends is None:
+        return showers.incident
+    first = showers.incident[np.zeros(len(ends), dtype=int)]
+    return Incident.concat([showers.incident, replace(first, energy=np.array(ends, dtype=float))])
 
 
 def _prepare_folder(output: Path, recipe: "Recipe", resume: bool, force: bool) -> None:

@@ -133,7 +133,8 @@ class Jets:
 
         versions = f"Pythia {version('pythia8mc')}, FastJet {version('fastjet')}"
         settings = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self.config).items()}
-        return {"engine": versions, "settings": settings}
+        energies = [1e3 * limit for limit in self.config.pt]  # the incident energy is the pT of the jet
+        return {"engine": versions, "settings": settings, "energy_mev": energies}
 
 
 def produce_jets(

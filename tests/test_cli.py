@@ -338,3 +338,14 @@ def test_what_geant4_cannot_simulate_is_said_before_anything_is_written(
     assert run(["simulate", *options, "-n", "5", "-o", str(tmp_path / "a.h5")]) == 2
     assert sentence in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_generate_makes_the_kind_of_particle_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["generate", "jets-gan", "--energy", "250..300GeV", "-n", "3"]
+    for name, options, pdg in (("a", [], 21), ("b", ["--particle", "24"], 24)):
+        assert run([*common, *options, "-o", str(tmp_path / f"{name}.h5")]) == 0
+        assert set(io.read(tmp_path / f"{name}.h5").incident.pdg) == {pdg}
+    assert run([*common, "--particle", "e-", "-o", str(tmp_path / "c.h5")]) == 2
+    assert "got particles with PDG [11], expected [21, 24]" in capsys.readouterr().err

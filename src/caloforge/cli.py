@@ -176,6 +176,7 @@ def generate(
     output: Output,
     like: str | None = None,
     energy: Annotated[str | None, arg(metavar="RANGE")] = None,
+    particle: Text = None,
     n: Annotated[int | None, arg(aliases=["-n"])] = None,
     spectrum: Literal["uniform", "log-uniform"] = "uniform",
     seed: int = 0,
@@ -191,6 +192,7 @@ def generate(
         output: HDF5 file to write.
         like: take the incident particles of this file of showers.
         energy: or draw their kinetic energy from this range with unit, at normal incidence on the centre.
+        particle: with --energy, name or PDG number; by default the first that the model was made for.
         n: number of showers; with --like the first n of the file.
         spectrum: distribution of the energy.
         seed: the same seed gives the same showers.
@@ -210,6 +212,8 @@ def generate(
         raise ValueError(
             "got both or none of --like and --energy, expected one of them; give the incident particles once"
         )
+    if like is not None and particle is not None:
+        raise ValueError("got --particle with --like, which brings the particles, expected one of them; leave one out")
     if n is not None and n < 1:
         raise ValueError(f"got -n {n}, expected at least 1 shower; raise it")
     fast = FastSim.load(hub.model(model))
@@ -222,9 +226,10 @@ def generate(
     else:
         if n is None:
             raise ValueError("got --energy without -n, expected the number of showers; add -n N")
-        particle = str(fast.card.pdg[0])
-        incident = adapted(None, particle=particle, energy=energy, spectrum=spectrum).sample(n, seed)
-        command = ["caloforge", "generate", model, "--energy", str(energy), "-n", str(n)]
+        kind = particle or str(fast.card.pdg[0])
+        incident = adapted(None, particle=kind, energy=energy, spectrum=spectrum).sample(n, seed)
+        chosen = _option("particle", particle) if particle else ()
+        command = ["caloforge", "generate", model, "--energy", str(energy), *chosen, "-n", str(n)]
         command += ["--spectrum", spectrum, "--seed", str(seed)]
     workflow.generate(
         fast, incident, output, seed=seed, command=shlex.join(command), force=force, model=hub.model(model).absolute(),

@@ -74,8 +74,11 @@ class JetMomentum(nn.Module):
         """Pixels (N, V) whose jet has q (N, 4)."""
         log_pt, mass, eta, phi = q.double().unbind(1)
         pt, mass = torch.exp(log_pt), mass.clamp_min(0.0)
-        energy = (pt**2 * torch.cosh(eta) ** 2 + mass**2).sqrt()
-        sums = torch.stack([pt * torch.cos(phi), pt * torch.sin(phi), pt * torch.sinh(eta), energy], dim=1)
+        up, down = 0.5 * torch.exp(eta), 0.5 * torch.exp(-eta)  # ONNX Runtime has no sinh and cosh in float64
+        energy = (pt**2 * (up + down) ** 2 + mass**2).sqrt()
+        # sin and cos of an angle below pi in float32: enough, and what ONNX Runtime has.
+        along, across = (f(phi.float()).double() for f in (torch.cos, torch.sin))
+        sums = torch.stack([pt * along, pt * across, pt * (up - down), energy], dim=1)
         return self.tilt.impose(pixels, sums)
 
 

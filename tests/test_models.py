@@ -53,7 +53,7 @@ PLANAR = Geometry(
 CELLS = Geometry("cells", (Layer("cartesian", regular(-30, 30, 9), regular(-30, 30, 9)),))
 # Families that make images: the meshes that they take, their preprocessing, and parameters that cancel in their losses.
 IMAGES: dict[str, tuple[Geometry, PreprocessConfig, tuple[str, ...]]] = {
-    "calogan": (PLANAR, PreprocessConfig(voxels="linear"), ("similar", "gates")),
+    "calogan": (PLANAR, PreprocessConfig(voxels="linear"), ("similar",)),
     "lhcb_wgan": (CELLS, PreprocessConfig(voxels="box-cox", threshold_mev=0.1), ("critic.last.bias",)),
     "lagan": (jets.geometry(), PreprocessConfig(voxels="linear", scale_mev=1e4), ("similar.linear.bias",)),
 }

@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/caloforge demo
 
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
 lint: .venv/installed
 	$(BIN)/ruff check .

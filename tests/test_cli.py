@@ -17,7 +17,7 @@ import torch
 from caloforge import io
 from caloforge.cli import VERBS, run
 from caloforge.fastsim import FastSim
-from caloforge.models.vae import VAEConfig
+from caloforge.models.vae import VAE, VAEConfig
 from caloforge.showers import Incident
 from caloforge.simulate.gun import Gun, uniform
 from caloforge.testing import small_geometry, small_showers
@@ -246,7 +246,50 @@ def test_a_run_of_another_recipe_is_not_resumed(here: Path, capsys: pytest.Captu
     assert run(TRAIN) == 0
     before = contents(here)
     assert run([*changed(TRAIN, seed="5"), "--resume"]) == 2
-    assert "got another recipe to resume than run/recipe.toml" in capsys.readouterr().err
+    assert "got another recipe to resume than run/recipe.toml (train.seed = 5 instead of 0)" in capsys.readouterr().err
+    Path("recipe.toml").write_text(RECIPE.replace("width = 8", "width = 16").replace("warmup = 1", "warmup = 2"))
+    assert run([*changed(TRAIN, seed="5"), "--resume"]) == 2
+    message = "model.width = 16 instead of 8, train.warmup = 2 instead of 1, train.seed = 5 instead of 0"
+    assert f"({message}), expected the same" in capsys.readouterr().err
+    Path("recipe.toml").write_text('[model]\nfamily = "flow_matching"\n')
+    assert run([*TRAIN, "--resume"]) == 2
+    assert "(model.family = flow_matching instead of vae, " in capsys.readouterr().err
+    Path("recipe.toml").write_text(RECIPE)
+    assert contents(here) == before
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, loss = [], VAE._shape_loss
+
+    def broken(self: VAE, x: torch.Tensor, c: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        taken.append(self.training)
+        return loss(self, x, c, generator) * (float("nan") if sum(taken) > 3 else 1)
+
+    monkeypatch.setattr(VAE, "_shape_loss", broken)
+    assert run(TRAIN) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith("caloforge: got a loss of nan for objective 'shape' at step 3, expected a finite number; ")
+    assert {p.name for p in Path("run").iterdir()} == {"recipe.toml", "log.jsonl", "last.pt"}
+    assert torch.load("run/last.pt", weights_only=True)["step"] == 2
+    monkeypatch.setattr(VAE, "_shape_loss", loss)
+    assert run([*TRAIN, "--resume"]) == 0
+
+
+def test_a_gpu_or_processes_that_do_not_fit_are_said_before_anything_is_written(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    Path("gpu.toml").write_text(RECIPE + 'device = "cuda"\n')
+    before = contents(here)
+    assert run(changed(TRAIN, recipe="gpu.toml")) == 2
+    assert "caloforge: got train.device = 'cuda' where PyTorch finds no GPU" in capsys.readouterr().err
+    for name, value in (("TORCHELASTIC_RUN_ID", "run"), ("WORLD_SIZE", "2"), ("RANK", "0"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    assert run(TRAIN) == 2
+    assert "caloforge: got 2 processes for train.parts = 1" in capsys.readouterr().err
     assert contents(here) == before
 
 

@@ -27,11 +27,27 @@ SMALL = {
     "n_latent": 3,
     "n_steps": 2,
     "layer_hidden": 8,
+    "layer_width": 8,
+    "n_slices": 8,
     "layer_transforms": 1,
     "layer_bins": 4,
     "judge_width": 16,
     "n_kernels": 3,
     "n_dims": 2,
+    "n_blocks": 2,
+    "bins": 4,
+    "teacher_width": 16,
+    "rank": 2,
+    "stem": 8,
+    "level_1": 8,
+    "level_2": 8,
+    "level_3": 8,
+    "heads": 2,
+    "hidden": 32,
+    "energy_steps": 1,
+    "patch_layers": 2,
+    "patch_first": 2,
+    "patch_second": 1,
 }
 SINGLE = Geometry("single", small_geometry().layers[:1])
 
@@ -50,11 +66,16 @@ PLANAR = Geometry(
         Layer("cartesian", regular(-30, 30, 4), regular(-40, 40, 4)),
     ),
 )
+EVEN = Geometry("even", (Layer("polar", regular(-np.pi, np.pi, 4), (0, 5, 20, 50)),) * 2)
 CELLS = Geometry("cells", (Layer("cartesian", regular(-30, 30, 9), regular(-30, 30, 9)),))
 # Families that make images: the meshes that they take, their preprocessing, and parameters that cancel in their losses.
 IMAGES: dict[str, tuple[Geometry, PreprocessConfig, tuple[str, ...]]] = {
+    "calodream": (EVEN, PreprocessConfig(voxels="fractions", map="logit", standardise="voxel"), ()),
+    "caloflow": (small_geometry(), PreprocessConfig(voxels="fractions", threshold_mev=0.1), ()),
+    "caloflow_student": (small_geometry(), PreprocessConfig(voxels="fractions", threshold_mev=0.1), ()),
     "calogan": (PLANAR, PreprocessConfig(voxels="linear"), ("similar",)),
     "lhcb_wgan": (CELLS, PreprocessConfig(voxels="box-cox", threshold_mev=0.1), ("critic.last.bias",)),
+    "one_step": (small_geometry(), PreprocessConfig(voxels="linear", scale_mev=1.0), ()),
     "lagan": (jets.geometry(), PreprocessConfig(voxels="linear", scale_mev=1e4), ("similar.linear.bias",)),
 }
 ADVERSARIAL = {"gan": ("layers",), "calogan": (), "lagan": (), "lhcb_wgan": ("regressor",)}  # losses that fall
@@ -77,7 +98,7 @@ def contract(family: str, geometry: Geometry) -> type:
         members["falling"] = ADVERSARIAL[family]
     if family == "lagan":
         members["showers"] = lambda self: two_kinds(geometry)
-    if geometry is SINGLE:  # the export takes seconds: once per family
+    if geometry is SINGLE or family == "caloflow":  # the export takes seconds: once per family, not voxel by voxel
         members["test_the_onnx_graph_equals_pytorch"] = None
     return type(name, (GeneratorContract,), members)
 

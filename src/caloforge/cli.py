@@ -156,18 +156,56 @@ def train(
     Args:
         data: HDF5 file of showers (caloforge or CaloGAN layout), or the name of a shipped sample.
         output: run folder to write.
-        recipe: TOML file with [model], [preprocess] and [train]; without it the defaults.
+        recipe: TOML file with [model], [preprocess] and [train]; without it the default of any detector: a teacher and
+            its one-step student, judged on showers held out, and the better one (docs/choose-a-model.md).
+        steps: number of steps instead of the recipe's.
+        seed: seed instead of the recipe's.
+        threads: CPU threads, 0 for all cores.
+        resume: continue an interrupted run of a recipe in the output folder.
+        force: replace an existing run folder.
+    """
+    from . import runs
+
+    _threads(threads)
+    runs.train(data, output, recipe=recipe, steps=steps, seed=seed, resume=resume, force=force)
+    print(f"{output}: trained model")
+
+
+def distill(
+    teacher: Positional[Model],
+    data: Positional[str | None] = None,
+    /,
+    *,
+    output: Output,
+    recipe: Path | None = None,
+    pairs: int = 60_000,
+    steps: int | None = None,
+    seed: int | None = None,
+    threads: int = 0,
+    resume: bool = False,
+    force: bool = False,
+) -> None:
+    """Train a small student that does in one step what a teacher does; a run folder, which is a model folder.
+
+    Args:
+        teacher: model folder or shipped model on Gaussianised features (copula, flow_matching).
+        data: showers to match, a file or a shipped sample; without it the teacher's, if that is shipped.
+        output: run folder to write.
+        recipe: TOML file with [model] of family one_step and [train]; without it the default's for this detector.
+        pairs: pairs of noise and teacher output for the regression.
         steps: number of steps instead of the recipe's.
         seed: seed instead of the recipe's.
         threads: CPU threads, 0 for all cores.
         resume: continue an interrupted run in the output folder.
         force: replace an existing run folder.
     """
-    from . import workflow
+    from . import runs
 
     _threads(threads)
-    workflow.train(data, output, recipe=recipe, steps=steps, seed=seed, resume=resume, force=force)
-    print(f"{output}: trained model")
+    runs.distill(
+        teacher, data, output, recipe=recipe, n_pairs=pairs, steps=steps, seed=seed, resume=resume, force=force
+    )
+    print(f"{output}: trained student")
 
 
 def generate(
@@ -565,7 +603,7 @@ def tune(
 VERBS: dict[str, Callable[..., None]] = {
     f.__name__: f for f in (
         simulate, train, generate, evaluate, benchmark, export, show, demo, convert, reweight, amplify, leaderboard,
-        merge, tune,
+        merge, tune, distill,
     )
 }  # fmt: skip
 

@@ -18,7 +18,8 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from ._version import __version__
-from .geometry import Geometry
+from .fractions import FractionTransform
+from .geometry import Array, Geometry
 from .models import MODELS, Generator, ModelConfig, Sizes, family_of
 from .preprocess import CONDITIONS, ConditionEncoder, PreprocessConfig, ShowerTransform
 from .showers import Incident, Showers
@@ -27,7 +28,7 @@ from .voxelwise import VoxelTransform
 
 FORMAT, VERSION = "caloforge-model", 2
 CHUNK = 1000
-Transform = ShowerTransform | VoxelTransform
+Transform = ShowerTransform | VoxelTransform | FractionTransform
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class FastSim(nn.Module):
         """An untrained model. valid: gun or particles whose range it is made for; seed: initial weights."""
         ranges, pdg = _valid_range(valid)
         card = Card(family_of(config), asdict(config), asdict(preprocess or PreprocessConfig()), geometry, ranges, pdg)
+        return FastSim.from_card(card, seed=seed)
+
+    @staticmethod
+    def from_card(card: Card, *, seed: int = 0) -> "FastSim":
+        """An untrained model with this card; seed: initial weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return _assemble(card).eval()
@@ -157,6 +163,25 @@ class FastSim(nn.Module):
         arguments = self._arguments(showers.incident)
         c = self.encoder(*arguments)
         return self.transform(torch.tensor(showers.energy), arguments[0], self._given(c)), c
+
+    def log_likelihood(self, showers: Showers, *, seed: int = 0) -> Array:
+        """ln p(x | c) of every shower, (N,) float64; ValueError for families without an exact likelihood.
+
+        It is a density of the features x, per unit of feature space: after dequantisation, with the noise of ``seed``
+        in empty voxels (that of layer features is always the same), and without the Jacobian of the preprocessing,
+        which is common to all models with the same fitted preprocessing. Between those, and only those, differences
+        are log-likelihood ratios.
+        """
+        self.geometry.require_same(showers.geometry, "showers")
+        self.check(showers.incident)
+        parts = []
+        for k, start in enumerate(range(0, len(showers), CHUNK)):
+            x, c = self.encode(showers[start : start + CHUNK])
+            uniform = np.random.default_rng([seed, k]).random((len(x), self.transform.n_voxels), dtype=np.float32)
+            with torch.inference_mode():
+                x = self.transform.dequantise(x, torch.from_numpy(uniform).to(x.device))
+                parts.append(self.generator.log_prob(x, c).double().cpu().numpy())
+        return np.concatenate(parts)
 
     def _arguments(self, incident: Incident) -> list[Tensor]:
         device = self._device()
@@ -256,6 +281,8 @@ def _assemble(card: Card) -> FastSim:
     transform: Transform
     if config.voxels == "gaussian":
         transform = ShowerTransform(card.geometry, config, encoder.n_given)
+    elif config.voxels in ("fractions", "ratio"):
+        transform = FractionTransform(card.geometry, config)
     else:
         scale = config.scale_mev if config.voxels == "linear" else None
         transform = VoxelTransform(card.geometry, threshold=config.threshold_mev, scale=scale)

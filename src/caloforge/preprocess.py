@@ -24,16 +24,21 @@ CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """voxels: how they become features: "gaussian" (this module), or one by one, "linear" or "box-cox" (``voxelwise``).
+    """voxels: how they become features: "gaussian" (this module), one by one, "linear" or "box-cox" (``voxelwise``), or
+    relative to their layer, "fractions", or to the incident energy, "ratio" (``fractions``).
 
     threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
     scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too (``tilt``),
     "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; conditions: "direction" (direction
     cosines, the position where the straight line of the particle is ``depth_mm`` deep, and the kind of particle where
     there are several), or "polar" (theta, phi, position on the front face, as in models of format 1).
+
+    Of "fractions" and "ratio" only: map: of each fraction to a feature, "logit", "log" or "linear"; noise_mev: width of
+    the uniform noise added to every voxel, 0 for none; standardise: features to mean 0 and deviation 1, "voxel" each by
+    its own, "all" those of voxels by one for all of them (those of layers each by its own), "none" leaves them raw.
     """
 
-    voxels: Literal["gaussian", "linear", "box-cox"] = "gaussian"
+    voxels: Literal["gaussian", "linear", "box-cox", "fractions", "ratio"] = "gaussian"
     threshold_mev: float = 1e-3
     n_knots: int = 41
     n_nodes: int = 7
@@ -41,10 +46,15 @@ class PreprocessConfig:
     impose: Literal["none", "moments", "jet"] = "none"
     conditions: Literal["direction", "polar"] = "direction"
     depth_mm: float = 0.0
+    map: Literal["logit", "log", "linear"] = "logit"
+    noise_mev: float = 1e-3
+    standardise: Literal["none", "voxel", "all"] = "none"
 
     def __post_init__(self) -> None:
         if not self.scale_mev > 0:
             raise ValueError(f"got preprocess.scale_mev = {self.scale_mev}, expected above 0; raise it")
+        if not self.noise_mev >= 0:
+            raise ValueError(f"got preprocess.noise_mev = {self.noise_mev}, expected at least 0; raise it")
         if not self.threshold_mev > 0 or self.n_knots < 3 or self.n_nodes < 1:
             raise ValueError(
                 f"got threshold {self.threshold_mev} MeV and {self.n_knots} knots, expected > 0 and >= 3; raise them"
@@ -149,16 +159,27 @@ class ShowerTransform(nn.Module):
         """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
         g = x[:, : self.n_globals]
         raw = self.layers.read(g.double())
-        logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers : 2 * self.n_layers]
-        filled = filled.floor().clamp_min(1.0).to(x.dtype)
-        s = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
-        v = self.decorrelate.inverse(x[:, self.n_globals :], torch.cat([g, s, *_some(given)], dim=1))
-        border = self.voxels.borders(s)
-        shifted = v + self._shift(v - border, filled)[:, self.fractions.layer_index]
+        logits, s, v, border, shifted = self._placed(x, raw, incident, given)
         # The shift chooses voxels; only those that it fills take their value from it, or it would move all faint ones.
         w = self.voxels.inverse(torch.where(v >= border, v, shifted), s)
         energy = self.fractions.inverse(logits, torch.where(shifted >= border, w, -torch.inf), incident)
         return energy if self.imposed is None else self.imposed.impose(energy, raw[:, 2 * self.n_layers :])
+
+    def _placed(self, x: Tensor, raw: Tensor, incident: Tensor, given: Tensor | None) -> tuple[Tensor, ...]:
+        """logit(u) and s (N, L), and voxels, their thresholds and shifted voxels (N, V), all Gaussianised."""
+        logits, filled = raw[:, : self.n_layers], raw[:, self.n_layers : 2 * self.n_layers]
+        filled = filled.floor().clamp_min(1.0).to(x.dtype)
+        s = self.scales(self._scales(self.fractions.layer_energies(logits, incident)).to(x.dtype))
+        h = torch.cat([x[:, : self.n_globals], s, *_some(given)], dim=1)
+        v = self.decorrelate.inverse(x[:, self.n_globals :], h)
+        border = self.voxels.borders(s)
+        return logits, s, v, border, v + self._shift(v - border, filled)[:, self.fractions.layer_index]
+
+    def margins(self, x: Tensor, incident: Tensor, given: Tensor | None = None) -> Tensor:
+        """Distance of every voxel to its threshold after decoding x (N, G + V), below 0 where it is empty: (N, V)."""
+        raw = self.layers.read(x[:, : self.n_globals].double())
+        _, _, v, border, shifted = self._placed(x, raw, incident, given)
+        return torch.where((v >= border) & (shifted >= border), v, shifted) - border
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
         """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.

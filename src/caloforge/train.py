@@ -2,6 +2,11 @@
 
 All randomness of step k comes from (seed, k): a resumed run continues bit for bit. A run folder holds recipe.toml,
 log.jsonl (one JSON object per log step), last.pt (checkpoint), and at the end the model itself.
+
+A batch may be computed in pieces, one after the other or shared by processes (``parallel``). Every piece k has random
+numbers of its own, drawn from (seed, step, k), and starts from the same buffers; gradients, losses and changes of
+buffers are averaged over the pieces. So any number of processes that divides ``parts`` trains the same model, up to
+rounding. What a loss reads across a batch (similarities, running means of normalisations) it reads within a piece.
 """
 
 import hashlib
@@ -9,7 +14,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +24,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .fastsim import FastSim
-from .models import Objective
+from .keep import WHOLE, Best, State
+from .models import Generator, Objective
+from .parallel import Processes, choose_device, has_fast_bf16, join, require_divisor
 from .preprocess import mirrors
 from .showers import Showers
 
 Progress = Callable[[int, int, str], None]
-WHOLE = "all"  # weights kept together
+ALL = slice(None)
 MOST_SEPARATED = 3000  # held-out showers that choose a step
 
 
@@ -32,17 +39,19 @@ MOST_SEPARATED = 3000  # held-out showers that choose a step
 class TrainConfig:
     """One default per number.
 
-    steps of ``batch`` showers; lr: peak rate of AdamW after ``warmup`` steps, then by ``schedule`` cosine to 0 or
-    constant; ema: decay of the weight average that becomes the model; clip: gradient norm; bf16: autocast; mirror:
-    augment with the mirror images of a planar detector hit in its centre; validation: fraction of the showers kept out
-    of training; keep: each objective's averaged weights from its best validation loss ("best": early stopping), all
-    averaged weights from the log step at which showers of the held-out particles had the lowest mean separation power
-    ("separation", for GANs, whose losses say nothing), or from the end ("last"); log_every and checkpoint_every in
-    steps.
+    steps of ``batch`` showers, computed in ``parts`` equal pieces, for less memory or for several processes; lr: peak
+    rate of AdamW after ``warmup`` steps, then by ``schedule`` cosine to 0 or constant; ema: decay of the weight average
+    that becomes the model; clip: gradient norm; bf16: autocast, except on a CPU that is slow in it (the log says
+    "precision"); mirror: augment with the mirror images of a planar detector hit in its centre; validation: fraction of
+    the showers kept out of training; keep: each objective's averaged weights from its best validation loss ("best":
+    early stopping), all averaged weights from the log step at which showers of the held-out particles had the lowest
+    mean separation power ("separation", for GANs, whose losses say nothing), or from the end ("last"); log_every and
+    checkpoint_every in steps; device: "auto" takes a GPU where there is one.
     """
 
     steps: int = 20_000
     batch: int = 1024
+    parts: int = 1
     lr: float = 1e-3
     weight_decay: float = 1e-4
     warmup: int = 500
@@ -56,10 +65,17 @@ class TrainConfig:
     log_every: int = 250
     checkpoint_every: int = 2_000
     seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1 or self.log_every < 1 or self.checkpoint_every < 1:
-            raise ValueError(f"got {self}, expected steps, batch, log_every and checkpoint_every >= 1; raise them")
+        if min(self.steps, self.batch, self.parts, self.log_every, self.checkpoint_every) < 1:
+            raise ValueError(
+                f"got {self}, expected steps, batch, parts, log_every and checkpoint_every >= 1; raise them"
+            )
+        if self.batch % self.parts:
+            raise ValueError(
+                f"got train.batch = {self.batch} in train.parts = {self.parts}, expected equal pieces; choose a divisor"
+            )
         if not (0 <= self.validation < 1 and 0 <= self.ema < 1 and self.lr > 0 and self.clip > 0):
             raise ValueError(f"got {self}, expected 0 <= validation, ema < 1 and lr, clip > 0; correct them")
         if self.keep == "separation" and self.validation == 0:
@@ -83,35 +99,49 @@ def fit(
     *,
     folder: str | Path | None = None,
     resume: bool = False,
+    keep_transform: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Train ``fast`` on the showers, in place; afterwards it holds the averaged weights.
+    """Train ``fast`` on the showers, in place; afterwards it holds the averaged weights, on the CPU.
 
-    folder: an existing run folder for log.jsonl and last.pt; resume: continue from its last.pt. Raises
-    FloatingPointError, naming objective and step, when a loss is not finite.
+    folder: an existing run folder for log.jsonl and last.pt, which the first of several processes writes; resume:
+    continue from its last.pt; keep_transform: the statistics of the preprocessing stay as they are in ``fast``, as for
+    a student that takes over its teacher's. Raises FloatingPointError, naming objective and step, when a loss is not
+    finite; last.pt is then from before that step.
     """  # fmt: skip
     require_trainable(fast, showers, config)
-    train, validation = _prepare(fast, showers, config)
-    generator = fast.generator
-    objectives = list(generator.objectives())
-    optimisers = [_optimiser(o, config) for o in objectives]
-    average = AveragedModel(generator, multi_avg_fn=_ema(config))
-    best = _Best(objectives, generator, config.keep == "separation")
-    settings = asdict(config) | {"showers": hashlib.sha256(showers.energy.tobytes()).hexdigest()[:16]}
-    state = _State(generator, average, optimisers, best, Path(folder) / "last.pt" if folder else None, settings)
-    start = state.load() if resume else 0
-    if folder:
-        _cut_log(Path(folder) / "log.jsonl", start)
+    data = _prepare(fast, showers, config, keep_transform)
+    processes = join(choose_device(config.device))
+    try:
+        fast.to(processes.device)
+        processes.broadcast(fast.generator)
+        state = _state(fast.generator, config, showers, Path(folder) if folder else None)
+        _train(fast, *data, config, processes, state, state.load() if resume else 0, progress)
+        processes.broadcast(fast.generator)
+    finally:
+        fast.to("cpu")
+    fast.generator.eval()
+
+
+def _train(fast: FastSim, train: _Data, validation: _Data | None, config: TrainConfig, processes: Processes,
+           state: State, start: int, progress: Progress | None) -> None:  # fmt: skip
+    """The steps from ``start`` on. Only the first process judges, logs and saves, and so has the weights to keep."""
+    generator, average, best = state.generator, state.average, state.best
+    config = replace(config, bf16=config.bf16 and has_fast_bf16(processes.device))
+    first, log = processes.rank == 0, state.path.with_name("log.jsonl") if state.path else None
+    if first and log:
+        _cut_log(log, start)
     generator.train()
     losses: dict[str, float] = {}  # the latest of every objective
-    started, began = time.monotonic(), start
+    started = time.monotonic()
     for step in range(start, config.steps):
-        losses |= _step(step, config, fast, objectives, optimisers, train)
+        losses |= _step(step, config, fast, state, train, processes)
         average.update_parameters(generator)
         done = step + 1
-        if done % config.log_every == 0 or done == config.steps:
-            rate = (done - began) * config.batch / (time.monotonic() - started)
+        if first and (done % config.log_every == 0 or done == config.steps):
+            rate = (done - start) * config.batch / (time.monotonic() - started)
             row: dict[str, Any] = {"step": done, "lr": _rate(step, config), "showers_per_s": round(rate)}
+            row["precision"] = "bfloat16" if config.bf16 else "float32"
             held = _validate(average.module, fast, validation, config)
             row |= {f"loss/{k}": v for k, v in losses.items()} | {f"validation/{k}": v for k, v in held.items()}
             if config.keep == "best":
@@ -119,28 +149,25 @@ def fit(
             elif config.keep == "separation":
                 row["separation"] = _separation(average.module, fast, validation, config)
                 best.update({WHOLE: row["separation"]}, average.module, done)
-            _log(folder, row)
+            _log(log, row)
             if progress:
                 shown = {k: v for k, v in row.items() if "/" in k or k == "separation"}
                 progress(done, config.steps, "  ".join(f"{k} {v:.4f}" for k, v in shown.items()))
-        if done % config.checkpoint_every == 0 or done == config.steps:
+        if first and (done % config.checkpoint_every == 0 or done == config.steps):
             state.save(done)
     generator.load_state_dict(average.module.state_dict())
     best.restore(generator)
-    generator.eval()
 
 
 def require_trainable(fast: FastSim, showers: Showers, config: TrainConfig) -> None:
-    """Raise ValueError unless these showers can train this model: geometry, range, number, symmetry."""
+    """Raise ValueError unless these showers can train this model here: device, geometry, range, number, symmetry."""
+    choose_device(config.device)
+    require_divisor(config.parts)
     fast.geometry.require_same(showers.geometry, "training showers")
     n, incident = len(showers), showers.incident
     if n - int(config.validation * n) < 2:
         raise ValueError(
             f"got {n} showers with validation {config.validation}, expected at least 2 to train on; add some"
-        )
-    if config.mirror and fast.card.preprocess.get("impose", "none") != "none":
-        raise ValueError(
-            "got train.mirror with preprocess.impose, whose centres would have to change sign; turn one of them off"
         )
     if config.mirror and max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) > 0:
         raise ValueError(
@@ -149,14 +176,19 @@ def require_trainable(fast: FastSim, showers: Showers, config: TrainConfig) -> N
     fast.check(incident)
 
 
-def _prepare(fast: FastSim, showers: Showers, config: TrainConfig) -> tuple[_Data, _Data | None]:
-    """Fit the transform on the training part and encode both parts."""
+def _prepare(fast: FastSim, showers: Showers, config: TrainConfig, keep: bool) -> tuple[_Data, _Data | None]:
+    """Fit the transform on the training part, unless it is to ``keep`` its statistics, and encode both parts."""
     n = len(showers)
     n_validation = int(config.validation * n)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).numpy()
     kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
-    flips = torch.from_numpy(mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1])
-    fast.fit_transform(kept, flips)
+    images = mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1]
+    if fast.card.preprocess["impose"] != "none":  # mirroring changes layer features too: the images become showers
+        kept = Showers.concat([replace(kept, energy=kept.energy[:, image]) for image in images])
+        images = images[:1]
+    flips = torch.from_numpy(images)
+    if not keep:
+        fast.fit_transform(kept, flips)
     fixed = torch.arange(fast.transform.n_fixed)
     both = torch.cat([fixed.repeat(len(flips), 1), flips + len(fixed)], dim=1)
     data = [_Data(*fast.encode(part), both, part) for part in (kept, held) if len(part)]
@@ -167,6 +199,17 @@ def _optimiser(objective: Objective, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(
         objective.parameters, lr=config.lr, weight_decay=config.weight_decay, betas=objective.betas, fused=True
     )
+
+
+def _state(generator: Generator, config: TrainConfig, showers: Showers, folder: Path | None) -> State:
+    """The state before the first step."""
+    objectives = list(generator.objectives())
+    return State(
+        generator, objectives, [_optimiser(o, config) for o in objectives],
+        AveragedModel(generator, multi_avg_fn=_ema(config)),
+        Best(objectives, generator, config.keep == "separation"), folder / "last.pt" if folder else None,
+        asdict(config) | {"showers": hashlib.sha256(showers.energy.tobytes()).hexdigest()[:16]},
+    )  # fmt: skip
 
 
 def _ema(config: TrainConfig) -> Callable[..., None]:
@@ -191,44 +234,89 @@ def _rate(step: int, config: TrainConfig) -> float:
     return config.lr * 0.5 * (1 + math.cos(math.pi * part))
 
 
-def _batch(data: _Data, fast: FastSim, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """n random showers: features with fresh dequantisation noise and a random mirror image, and context."""
-    index = torch.randint(len(data.x), (n,), generator=generator)
+def _batch(data: _Data, fast: FastSim, n: int, generator: torch.Generator, part: slice = ALL) -> tuple[Tensor, Tensor]:
+    """Of n random showers a part: features with fresh dequantisation noise and a random mirror image, and context."""
+    index = torch.randint(len(data.x), (n,), generator=generator)[part]
     x = data.x[index]
     if len(data.mirrors) > 1:
-        x = x.gather(1, data.mirrors[torch.randint(len(data.mirrors), (n,), generator=generator)])
-    uniform = torch.rand(n, fast.geometry.n_voxels, generator=generator)
+        x = x.gather(1, data.mirrors[torch.randint(len(data.mirrors), (n,), generator=generator)[part]])
+    uniform = torch.rand(n, fast.geometry.n_voxels, generator=generator)[part]
     device = next(fast.generator.parameters()).device
-    return fast.transform.dequantise(x, uniform).to(device), data.c[index].to(device)
+    return fast.transform.dequantise(x.to(device), uniform.to(device)), data.c[index].to(device)
 
 
-def _step(step: int, config: TrainConfig, fast: FastSim, objectives: list[Objective],
-          optimisers: list[torch.optim.Optimizer], data: _Data) -> dict[str, float]:  # fmt: skip
+@dataclass(frozen=True)
+class _Piece:
+    """A piece of a batch, x (N, G + V) and c (N, C), with random numbers of its own; seed: that of dropout."""
+
+    x: Tensor
+    c: Tensor
+    random: torch.Generator
+    seed: int
+
+
+def _pieces(step: int, config: TrainConfig, fast: FastSim, data: _Data, processes: Processes) -> list[_Piece]:
+    """The pieces of a step's batch that this process computes."""
+    random, share = torch.Generator().manual_seed(_seed(config.seed, step)), processes.share(config.parts)
+    size = config.batch // config.parts
+    x, c = _batch(data, fast, config.batch, random, slice(size * share.start, size * share.stop))
+    if config.parts == 1:
+        return [_Piece(x, c, random, _seed(config.seed, step))]
+    seeds = torch.randint(2**62, (config.parts, 2), generator=random)[share.start : share.stop].tolist()
+    pairs = zip(seeds, torch.split(x, size), torch.split(c, size), strict=True)
+    return [_Piece(a, b, torch.Generator().manual_seed(seed), other) for (seed, other), a, b in pairs]
+
+
+def _step(step: int, config: TrainConfig, fast: FastSim, state: State, data: _Data,
+          processes: Processes) -> dict[str, float]:  # fmt: skip
     """One update of every objective that is due; returns their losses."""
-    random = torch.Generator().manual_seed(_seed(config.seed, step))
-    x, c = _batch(data, fast, config.batch, random)
+    pieces = _pieces(step, config, fast, data, processes)
     losses = {}
-    for objective, optimiser in zip(objectives, optimisers, strict=True):
+    for objective, optimiser in zip(state.objectives, state.optimisers, strict=True):
         if not objective.due(step):
             continue
-        # Dropout draws from the global generator: it gets the step's seed too, and its own state back.
-        with torch.random.fork_rng([x.device] if x.is_cuda else []):
-            torch.manual_seed(_seed(config.seed, step))
-            with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
-                loss = objective.loss(x, c, random)
-        losses[objective.name] = float(loss.detach())
-        if not math.isfinite(losses[objective.name]):
-            raise FloatingPointError(
-                f"got a loss of {losses[objective.name]} for objective {objective.name!r} at step {step}, expected a "
-                "finite number; lower train.lr, or set train.bf16 = false"
-            )
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(objective.parameters, config.clip)
+        loss = _gradients(objective, pieces, fast.generator, config, processes)
+        norm = float(nn.utils.clip_grad_norm_(objective.parameters, config.clip))
+        for what, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise FloatingPointError(
+                    f"got a {what} of {value} for objective {objective.name!r} at step {step}, expected a finite "
+                    "number; lower train.lr, or set train.bf16 = false"
+                )
+        losses[objective.name] = loss
         for group in optimiser.param_groups:
             group["lr"] = objective.rate * _rate(step, config)
         optimiser.step()
     return losses
+
+
+def _gradients(objective: Objective, pieces: list[_Piece], generator: nn.Module, config: TrainConfig,
+               processes: Processes) -> float:  # fmt: skip
+    """Leave the mean gradient over all pieces of the batch in the parameters; returns the mean loss.
+
+    Buffers change by the mean of what the pieces change, each from the same start.
+    """
+    buffers = [b for b in generator.buffers() if b.dtype != torch.bool] if config.parts > 1 else []
+    before = [b.clone() for b in buffers]
+    changes = [torch.zeros_like(b, dtype=torch.float64) for b in buffers]
+    total = torch.zeros((), dtype=torch.float64, device=processes.device)
+    for piece in pieces:
+        # Dropout draws from the global generator: it gets the piece's seed too, and its own state back.
+        with torch.random.fork_rng([piece.x.device] if piece.x.is_cuda else []):
+            torch.manual_seed(piece.seed)
+            with torch.autocast(piece.x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
+                loss = objective.loss(piece.x, piece.c, piece.random) / config.parts
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+        for buffer, old, change in zip(buffers, before, changes, strict=True):
+            change += buffer - old
+            buffer.copy_(old)
+    processes.add([total, *changes])
+    processes.add_gradients(objective.parameters)
+    for buffer, change in zip(buffers, changes, strict=True):
+        buffer += (change / config.parts).to(buffer.dtype)
+    return float(total)
 
 
 def _seed(seed: int, step: int) -> int:
@@ -248,9 +336,9 @@ def _validate(model: nn.Module, fast: FastSim, data: _Data | None, config: Train
         return {o.name: float(o.loss(x, c, random)) for o in model.objectives()}  # type: ignore[operator]
 
 
-def _log(folder: str | Path | None, row: dict[str, Any]) -> None:
-    if folder:
-        with open(Path(folder) / "log.jsonl", "a") as file:
+def _log(path: Path | None, row: dict[str, Any]) -> None:
+    if path:
+        with open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
 
 
@@ -275,79 +363,3 @@ def _separation(model: nn.Module, fast: FastSim, data: _Data | None, config: Tra
         p, q = (histograms.fill(column[name], edges) / len(truth) for column in columns)
         powers.append(0.5 * float(((p - q) ** 2 / np.where(p + q > 0, p + q, 1)).sum()))
     return float(np.mean(powers))
-
-
-class _Best:
-    """The parameters of every objective from the step at which its validation loss was lowest.
-
-    whole: of the whole generator instead, with its buffers (running means of normalisations).
-    """
-
-    def __init__(self, objectives: list[Objective], generator: nn.Module, whole: bool) -> None:
-        self.whole = whole
-        place = {id(p): k for k, p in enumerate(_state(generator, whole))}
-        self.places = {o.name: [place[id(p)] for p in o.parameters] for o in objectives}
-        if whole:
-            self.places = {WHOLE: list(range(len(place)))}
-        self.found: dict[str, dict[str, Any]] = {}
-
-    def update(self, losses: dict[str, float], average: nn.Module, step: int) -> None:
-        """Keep the averaged parameters of the objectives that improved."""
-        parameters = _state(average, self.whole)
-        for name, loss in losses.items():
-            if name not in self.found or loss < self.found[name]["loss"]:
-                kept = [parameters[k].detach().clone() for k in self.places[name]]
-                self.found[name] = {"loss": loss, "step": step, "parameters": kept}
-
-    @torch.no_grad()
-    def restore(self, generator: nn.Module) -> None:
-        """Put the kept parameters into ``generator``; objectives without any stay as they are."""
-        parameters = _state(generator, self.whole)
-        for name, found in self.found.items():
-            for k, value in zip(self.places[name], found["parameters"], strict=True):
-                parameters[k].copy_(value)
-
-
-def _state(model: nn.Module, whole: bool) -> list[Tensor]:
-    return [*model.parameters(), *(model.buffers() if whole else ())]
-
-
-@dataclass(frozen=True)
-class _State:
-    """Everything that changes while training, saved to and loaded from last.pt."""
-
-    generator: nn.Module
-    average: AveragedModel
-    optimisers: list[torch.optim.Optimizer]
-    best: _Best
-    path: Path | None
-    config: dict[str, Any]
-
-    def save(self, step: int) -> None:
-        if self.path is None:
-            return
-        state = {"step": step, "config": self.config, "generator": self.generator.state_dict()}
-        state |= {"average": self.average.state_dict(), "optimisers": [o.state_dict() for o in self.optimisers]}
-        state["best"] = self.best.found
-        temporary = self.path.with_suffix(".tmp")
-        torch.save(state, temporary)
-        temporary.replace(self.path)
-
-    def load(self) -> int:
-        """Restore the state; returns the number of steps done."""
-        if self.path is None or not self.path.exists():
-            raise FileNotFoundError(f"got nothing to resume, expected {self.path}; train without --resume")
-        state = torch.load(self.path, weights_only=True)
-        changed = [key for key, value in self.config.items() if state["config"].get(key) != value]
-        if changed:
-            key = changed[0]
-            raise ValueError(
-                f"got train.{key} = {self.config[key]} to resume a run with {state['config'].get(key)}, expected the "
-                "same recipe; keep it or start a new run"
-            )
-        self.generator.load_state_dict(state["generator"])
-        self.average.load_state_dict(state["average"])
-        self.best.found.update(state["best"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        return int(state["step"])

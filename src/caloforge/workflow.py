@@ -1,10 +1,9 @@
-"""The steps behind the verbs that join several parts: train, generate, evaluate, show, demo."""
+"""The steps behind the verbs that join several parts: generate, evaluate, show, demo; training is in ``runs``."""
 
 import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,11 +15,11 @@ import numpy as np
 from . import hub, io
 from .datasets import open_showers
 from .progress import bar
+from .runs import sha256, train
 from .showers import FIELDS, Incident, Showers
 
 if TYPE_CHECKING:
     from .benchmark import Row
-    from .config import Recipe
     from .evaluate import Report
     from .evaluate.reweight import Level, Method
     from .fastsim import FastSim
@@ -39,79 +38,6 @@ def incident_of(path: str) -> Incident:
         return io.read_incident(file)
     except ValueError:
         return open_showers(file).incident  # another layout, or an error that says what is wrong
-
-
-def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | None = None, seed: int | None = None,
-          resume: bool = False, force: bool = False) -> "FastSim":  # fmt: skip
-    """Train the recipe's model on the showers in ``data``; ``output`` becomes a run folder."""
-    from .config import Recipe, dump_recipe, load_recipe
-    from .fastsim import FastSim
-    from .simulate.gun import Gun
-    from .train import fit, require_trainable
-
-    chosen = load_recipe(recipe) if recipe else Recipe()
-    settings = chosen.train
-    settings = replace(settings, steps=settings.steps if steps is None else steps)
-    chosen = replace(chosen, train=replace(settings, seed=settings.seed if seed is None else seed))
-    file = hub.sample(data)
-    showers = open_showers(file)
-    gun = showers.provenance.get("gun")  # the range a sample was made for is wider than what it happens to hold
-    valid = Gun.from_description(gun) if gun else _widened(showers)
-    fast = FastSim.create(
-        showers.geometry, chosen.model, valid=valid, preprocess=chosen.preprocess, seed=chosen.train.seed
-    )
-    require_trainable(fast, showers, chosen.train)
-    _prepare_folder(output, chosen, resume, force)
-    (output / "recipe.toml").write_text(dump_recipe(chosen))
-    began = time.monotonic()
-    with bar(f"train {fast.card.family}", "steps") as update:
-        fit(fast, showers, chosen.train, folder=output, resume=resume, progress=update)
-    training = {
-        "recipe": chosen.to_dict(), "data": Path(data).name, "data_sha256": _sha256(file), "n_showers": len(showers),
-        "data_provenance": dict(showers.provenance), "seconds": round(time.monotonic() - began),
-    }  # fmt: skip
-    fast = fast.with_card(training=training)
-    fast.save(output)
-    return fast
-
-
-def _widened(showers: Showers) -> Incident:
-    """The incident particles, with the ends of the range of energies that the sample says it was made for."""
-    ends = showers.provenance.get("energy_mev")
-    if ends is None:
-        return showers.incident
-    first = showers.incident[np.zeros(len(ends), dtype=int)]
-    return Incident.concat([showers.incident, replace(first, energy=np.array(ends, dtype=float))])
-
-
-def _prepare_folder(output: Path, recipe: "Recipe", resume: bool, force: bool) -> None:
-    """An empty output folder, or the run of the same recipe to resume."""
-    from .config import load_recipe
-
-    if resume:
-        if not (output / "last.pt").exists():
-            raise FileNotFoundError(
-                f"got --resume, expected a run with {output / 'last.pt'}; train without --resume first"
-            )
-        if load_recipe(output / "recipe.toml") != recipe:
-            raise ValueError(
-                f"got another recipe to resume than {output / 'recipe.toml'}, expected the same; give the same "
-                "command or start a new run"
-            )
-        return
-    io.require_absent(output, force)
-    if output.is_dir() and not (output / "recipe.toml").exists() and any(output.iterdir()):
-        raise FileExistsError(f"got output {output}, a folder that is no run, expected a new name; choose another")
-    if output.is_dir():
-        shutil.rmtree(output)
-    elif output.exists():
-        output.unlink()
-    output.mkdir()
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def generate(
@@ -242,7 +168,7 @@ def tune(data: str, output: Path, *, detector: str | None = None, seed: int = 0,
         raise ValueError(f"got {data}, which does not name its detector, expected --detector NAME; give it")
     with bar("tune", "steps") as update:
         model = fit(showers, find(str(name)), seed=seed, progress=update)
-    sample = {"sample": Path(data).name, "sample_sha256": _sha256(file)}
+    sample = {"sample": Path(data).name, "sample_sha256": sha256(file)}
     model = replace(model, origin=sample | dict(model.origin))
     model.save(output, force=force)
     return model

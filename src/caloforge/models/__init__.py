@@ -1,22 +1,49 @@
 """Every model family, by name: a new one is a file, a row here, and a recipe."""
 
 from .base import Generator, Objective, Sizes
+from .calodream import CaloDREAM, CaloDREAMConfig
+from .caloflow import CaloFlow, CaloFlowConfig, CaloFlowStudent, CaloFlowStudentConfig
 from .calogan import CaloGAN, CaloGANConfig
+from .copula import Copula, CopulaConfig
+from .coupling_flow import CouplingFlow, CouplingFlowConfig
+from .diffusion import Diffusion, DiffusionConfig
 from .flow_matching import FlowMatching, FlowMatchingConfig
 from .gan import GAN, GANConfig
 from .lagan import LAGAN, LAGANConfig
 from .lhcb_wgan import LHCbWGAN, LHCbWGANConfig
+from .one_step import OneStep, OneStepConfig
 from .vae import VAE, VAEConfig
 
-ModelConfig = FlowMatchingConfig | VAEConfig | CaloGANConfig | LHCbWGANConfig | LAGANConfig | GANConfig
+ModelConfig = (
+    FlowMatchingConfig
+    | VAEConfig
+    | CouplingFlowConfig
+    | DiffusionConfig
+    | CaloDREAMConfig
+    | CaloFlowConfig
+    | CaloFlowStudentConfig
+    | CaloGANConfig
+    | LHCbWGANConfig
+    | LAGANConfig
+    | GANConfig
+    | CopulaConfig
+    | OneStepConfig
+)
 
 MODELS: dict[str, tuple[type, type[Generator]]] = {
     "flow_matching": (FlowMatchingConfig, FlowMatching),
     "vae": (VAEConfig, VAE),
+    "coupling_flow": (CouplingFlowConfig, CouplingFlow),
+    "diffusion": (DiffusionConfig, Diffusion),
+    "calodream": (CaloDREAMConfig, CaloDREAM),
+    "caloflow": (CaloFlowConfig, CaloFlow),
+    "caloflow_student": (CaloFlowStudentConfig, CaloFlowStudent),
     "calogan": (CaloGANConfig, CaloGAN),
     "lhcb_wgan": (LHCbWGANConfig, LHCbWGAN),
     "lagan": (LAGANConfig, LAGAN),
     "gan": (GANConfig, GAN),
+    "copula": (CopulaConfig, Copula),
+    "one_step": (OneStepConfig, OneStep),
 }
 
 __all__ = ["MODELS", "Generator", "ModelConfig", "Objective", "Sizes", "family_of"]

@@ -89,6 +89,14 @@ class Generator(nn.Module, ABC):
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Noise (N, Z) and context (N, C) -> features (N, G + V); the same input gives the same output."""
 
+    def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
+        """Exact ln p(x | c) of features (N, G + V), (N,); ValueError for families without it."""
+        from . import MODELS  # the table imports the families, and they this file
+
+        family = next((name for name, (_, kind) in MODELS.items() if kind is type(self)), type(self).__name__)
+        able = ", ".join(name for name, (_, kind) in MODELS.items() if kind.log_prob is not Generator.log_prob)
+        raise ValueError(f"got a likelihood asked of {family}, expected a model with one: {able}; train one of them")
+
     def loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Sum of all objectives, a scalar."""
         return torch.stack([objective.loss(x, c, generator) for objective in self.objectives()]).sum()
@@ -129,6 +137,10 @@ class LayerFlow(nn.Module):
 
     def loss(self, g: Tensor, c: Tensor) -> Tensor:
         """Mean negative log-likelihood per feature: g (N, G), c (N, C)."""
+        return -self.log_prob(g, c).mean() / g.shape[1]
+
+    def log_prob(self, g: Tensor, c: Tensor) -> Tensor:
+        """ln p(g | c), (N,) float64."""
         with torch.autocast(g.device.type, enabled=False):
             transform, g = self.flow(c.double()).transform, g.double()
             if self.fast == "density":
@@ -137,7 +149,7 @@ class LayerFlow(nn.Module):
                 z = transform.inv(g)
                 ladj = -transform.call_and_ladj(z)[1]
             log_p: Tensor = ladj - 0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
-            return -log_p.mean() / g.shape[1]
+            return log_p
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """z (N, G) -> g (N, G)."""

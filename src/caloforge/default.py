@@ -1,0 +1,158 @@
+"""The default model of any detector: sizes by rules, a teacher, its one-step student, and the better of the two.
+
+The rules, for V voxels in L layers:
+
+* voxels below 1 keV count as empty, or below the faintest (FAINTEST) of the filled ones, if that is 0.1 to 1 keV;
+* positions count at the depth where the straight lines of the particles meet the centres of energy best;
+* moments are imposed (``tilt``) where every layer has at least 3 voxels along both axes and V is at most 2,048; mirror
+  images augment a planar detector hit in its centre at normal incidence;
+* the teacher is a Gaussian copula with a spline flow for the layers; its flow has 64 hidden units, 128 for more than 40
+  layer features;
+* the student imposes moments too where directions or positions vary; it has hidden layers of 128 up to 600 voxels, 192
+  up to 1,000, and 256 beyond.
+
+A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
+kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .config import Recipe
+from .distill import distill
+from .fastsim import FastSim
+from .models.copula import CopulaConfig
+from .models.one_step import OneStepConfig
+from .preprocess import PreprocessConfig, mirrors
+from .showers import Incident, Showers
+from .simulate.gun import Gun
+from .train import Progress, TrainConfig, fit, require_trainable
+
+if TYPE_CHECKING:
+    from .evaluate import Report
+
+LARGEST_IMPOSED = 2048  # voxels
+HELD_OUT = 0.1
+THRESHOLDS = (1e-4, 1e-3)  # MeV
+FAINTEST = 0.005  # quantile of the energies of filled voxels
+WORSE = 0.05
+
+
+@dataclass(frozen=True)
+class Default:
+    """Recipes of teacher and student."""
+
+    teacher: Recipe
+    student: Recipe
+
+
+def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Default:
+    """Recipes for a detector by the rules of this module; steps: of teacher and student, instead of 1,500 and 2,500."""
+    geometry = showers.geometry
+    resolved = all(min(len(layer.first), len(layer.second)) > 3 for layer in geometry.layers)
+    impose = resolved and geometry.n_voxels <= LARGEST_IMPOSED
+    incident = showers.incident
+    straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
+    mirror = straight and len(mirrors(geometry)) > 1
+    n_features = geometry.n_layers * (7 if impose else 4)
+    teacher = Recipe(
+        CopulaConfig(layer_hidden=128 if n_features > 40 else 64),
+        PreprocessConfig(
+            impose="moments" if impose else "none", threshold_mev=_threshold(showers), depth_mm=_depth(showers)
+        ),
+        TrainConfig(
+            steps=steps or 1500, batch=512, lr=1e-3, weight_decay=0.02, warmup=min(200, (steps or 1500) // 4),
+            mirror=mirror, log_every=min(100, steps or 100), seed=seed,
+        ),
+    )  # fmt: skip
+    width = 128 if geometry.n_voxels <= 600 else 192 if geometry.n_voxels <= 1000 else 256
+    n = steps or 2500
+    student = Recipe(
+        OneStepConfig(
+            impose=not straight, width=width, layer_width=128, layer_depth=3, pair_steps=max(1, 4 * n // 5)
+        ),
+        PreprocessConfig(),
+        TrainConfig(
+            steps=n, batch=512, lr=2e-3, weight_decay=0.0, warmup=min(100, n // 4), ema=0.995, mirror=mirror,
+            keep="last", log_every=min(100, n), seed=seed,
+        ),
+    )  # fmt: skip
+    return Default(teacher, student)
+
+
+def _threshold(showers: Showers) -> float:
+    """Least energy of a filled voxel [MeV], with two digits."""
+    part = showers.energy[:2000]
+    filled = part[part > 0]
+    faintest = float(np.quantile(filled, FAINTEST)) if len(filled) else THRESHOLDS[1]
+    return float(f"{np.clip(faintest, *THRESHOLDS):.1e}")
+
+
+def _depth(showers: Showers) -> float:
+    """Depth [mm] at which the straight lines of inclined particles meet the centres of energy, by least squares."""
+    incident = showers.incident
+    slope = np.tan(incident.theta)[:, None] * np.stack([np.cos(incident.phi), np.sin(incident.phi)], axis=1)
+    total = showers.total
+    use = total > 0
+    centre = showers.energy[use] @ showers.geometry.centres()[:, :2] / total[use, None]
+    away = centre - np.stack([incident.x, incident.y], axis=1)[use]
+    square = float((slope[use] ** 2).sum())
+    return round(max(0.0, float((slope[use] * away).sum()) / square), 1) if square > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Teacher and student, and their reports on showers that no training saw, in this order."""
+
+    teacher: FastSim
+    student: FastSim
+    reports: "tuple[Report, Report]"
+
+    @property
+    def best(self) -> FastSim:
+        """The student, unless a classifier finds it worse than its teacher by more than WORSE."""
+        teacher, student = (report.scores["auc_high"].value for report in self.reports)
+        return self.student if student <= teacher + WORSE else self.teacher
+
+    @property
+    def report(self) -> "Report":
+        """Of the better one."""
+        return self.reports[self.best is self.student]
+
+    def scores(self) -> dict[str, Any]:
+        """For the card of the better one."""
+        kept = {k: asdict(self.report.scores[k]) for k in ("auc_low", "auc_high")}
+        return {"sample": "held out", "n_test": len(self.report.reference), "seed": 0} | kept
+
+
+def train_default(
+    showers: Showers, *, valid: Gun | Incident, recipes: Default, folder: Path, progress: Progress | None = None
+) -> Judged:
+    """Train teacher and student, save them in folder/teacher and folder/student, judge both on the showers held out."""
+    from .evaluate import evaluate
+
+    order = np.random.default_rng(recipes.teacher.train.seed).permutation(len(showers))
+    n_held = int(HELD_OUT * len(showers))
+    held, kept = showers[order[:n_held]], showers[order[n_held:]]
+    settings = recipes.teacher
+    teacher = FastSim.create(
+        showers.geometry, settings.model, valid=valid, preprocess=settings.preprocess, seed=settings.train.seed
+    )
+    require_trainable(teacher, kept, settings.train)
+    for name in ("teacher", "student"):
+        (folder / name).mkdir()
+    fit(teacher, kept, settings.train, folder=folder / "teacher", progress=progress)
+    teacher.save(folder / "teacher")
+    assert isinstance(recipes.student.model, OneStepConfig)
+    student = distill(
+        teacher, kept, recipes.student.model, recipes.student.train, folder=folder / "student", progress=progress
+    )
+    student.save(folder / "student")
+    first, second = (
+        evaluate(held, fast.simulate(held.incident, seed=0), seed=0, candidate_name=name)
+        for name, fast in (("teacher", teacher), ("student", student))
+    )
+    return Judged(teacher, student, (first, second))

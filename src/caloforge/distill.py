@@ -1,0 +1,130 @@
+"""Distillation: a teacher on Gaussianised features becomes a student that takes one step (``models.one_step``)."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .fastsim import Card, FastSim
+from .models.one_step import REACH, OneStep, OneStepConfig, Pairs
+from .preprocess import PreprocessConfig, ShowerTransform
+from .showers import Showers
+from .train import Progress, TrainConfig, fit
+
+CHUNK = 1000
+S_MAX = 2.4  # of the Gaussianised layer energies that the student's tables reach
+
+
+def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> FastSim:
+    """An untrained student with its teacher's conditions, valid range and tables; ValueError where that cannot be."""
+    transform = teacher.transform
+    if not isinstance(transform, ShowerTransform):
+        raise ValueError(
+            f"got a teacher with preprocessing {teacher.card.preprocess['voxels']!r}, expected 'gaussian' to distill; "
+            "choose another teacher"
+        )
+    n = transform.n_globals + transform.n_voxels
+    if teacher.n_noise != n:
+        raise ValueError(
+            f"got a teacher of family {teacher.card.family}, whose noise is {teacher.n_noise} numbers, expected {n}, "
+            "one for each layer feature and voxel, as of copula or flow_matching; choose another teacher"
+        )
+    old = PreprocessConfig(**teacher.card.preprocess)
+    config = replace(
+        config, per_layer=transform.n_globals // transform.n_layers, n_read=transform.layers.table.shape[1]
+    )
+    preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none")
+    card = Card("one_step", asdict(config), asdict(preprocess), teacher.geometry, teacher.card.valid, teacher.card.pdg)
+    student = FastSim.from_card(card, seed=seed)
+    student.encoder.load_state_dict(teacher.encoder.state_dict())
+    assert isinstance(student.generator, OneStep)
+    _hand_over(transform, student.generator)
+    return student
+
+
+@torch.no_grad()
+def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
+    """Give the student the tables of its teacher's preprocessing, and the covariance of its voxels as a start."""
+    config, layers = student.config, transform.layers
+    ends = torch.tensor([[-S_MAX], [S_MAX]]).expand(2, transform.n_layers)
+    low, high = transform.scales.read(ends).double()  # ln(E_l / MeV)
+    high = torch.maximum(high, low + 0.1)
+    part = torch.linspace(0, 1, config.n_nodes, dtype=torch.float64)
+    nodes = low[:, None] + part * (high - low)[:, None]  # (L, J)
+    s = transform.scales(nodes.T.float())  # (J, L)
+    margins = torch.linspace(0, REACH, config.n_knots)
+    rows = []
+    index, threshold = transform.fractions.layer_index, transform.fractions.threshold
+    for j in range(config.n_nodes):
+        border = transform.voxels.borders(s[j : j + 1])  # (1, V)
+        at = s[j : j + 1].expand(len(margins), -1)
+        w = transform.voxels.inverse(border + margins[:, None] + 1e-6, at)  # (K, V)
+        excess = torch.exp(w.double()) * nodes[:, j].exp()[index] - threshold
+        rows.append(torch.log(excess.clamp_min(1e-6 * threshold)).T)
+    lowest, g = layers.border, layers.table
+    if student.imposes:
+        order = moment_order(transform.n_layers)
+        lowest, g = lowest[order], g[order].clone()
+        units = _scale_moments(g[2 * transform.n_layers :])
+        student.adopt_units(1e3 * units)
+    student.adopt_tables(threshold, float(transform.fractions.ceiling), lowest, g, nodes, torch.stack(rows))
+    student.root.copy_(transform.decorrelate.root)
+
+
+def moment_order(n_layers: int) -> Tensor:
+    """Where the student's layer features stand among its teacher's: moments one kind after the other, not by layers."""
+    first = torch.arange(2 * n_layers)
+    return torch.cat([first, 2 * n_layers + (5 * torch.arange(n_layers) + torch.arange(5)[:, None]).flatten()])
+
+
+def _scale_moments(g: Tensor) -> Tensor:
+    """Change tables (5 L, K) of x, y [m], ln var x, ln var y and correlation into the student's; its units [m]."""
+    n = len(g) // 5
+    units = torch.exp(0.5 * g[2 * n : 4 * n, g.shape[1] // 2]).reshape(2, n)  # about the middle width
+    g[: 2 * n] /= units.reshape(-1, 1)
+    g[2 * n : 4 * n] = torch.exp(g[2 * n : 4 * n]) / units.reshape(-1, 1) ** 2
+    return units
+
+
+@torch.no_grad()
+def pairs_of(
+    teacher: FastSim, c: Tensor, energy: Tensor, n: int, *, seed: int, progress: Progress | None = None
+) -> Pairs:
+    """n pairs of noise and what the teacher makes of it, for random ones of contexts c (N, C), energies (N,) [MeV]."""
+    transform = teacher.transform
+    assert isinstance(transform, ShowerTransform)
+    parts, random = [], torch.Generator().manual_seed(seed)
+    for start in range(0, n, CHUNK):
+        size = min(CHUNK, n - start)
+        index = torch.randint(len(c), (size,), generator=random)
+        z = torch.randn(size, teacher.n_noise, generator=random)
+        given = c[index, 1:] if teacher.encoder.n_given else None
+        x = teacher.generator.decode(z, c[index])
+        m = transform.margins(x, energy[index], given)
+        g = x[:, : transform.n_globals]
+        if transform.imposed is not None:
+            order = moment_order(transform.n_layers)
+            g, z = g[:, order], torch.cat([z[:, order], z[:, transform.n_globals :]], dim=1)
+        parts.append((z, c[index], g, m))
+        if progress:
+            progress(start + size, n, "teacher")
+    z, c, g, m = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Pairs(z.half(), c, g, m.clamp(-4.0, REACH).half())
+
+
+def distill(
+    teacher: FastSim, showers: Showers, config: OneStepConfig, train: TrainConfig, *, n_pairs: int = 60_000,
+    folder: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
+) -> FastSim:  # fmt: skip
+    """A student of the teacher, trained on its pairs and on real showers."""
+    teacher.geometry.require_same(showers.geometry, "training showers")
+    student = student_of(teacher, config, seed=train.seed)
+    _, c = student.encode(showers)
+    energy = torch.from_numpy(np.asarray(showers.incident.energy, dtype=np.float32))
+    assert isinstance(student.generator, OneStep)
+    student.generator.pairs = pairs_of(teacher, c, energy, n_pairs, seed=train.seed, progress=progress)
+    fit(student, showers, train, folder=folder, resume=resume, progress=progress, keep_transform=True)
+    student.generator.pairs = None
+    return student

@@ -1,0 +1,365 @@
+"""One step from noise to showers: a small student of any teacher on Gaussianised features (``distill``).
+
+At batch 1 a shower costs about a microsecond per operation plus the time to read every weight once. The student does in
+few operations what its teacher's networks and preprocessing do in many. With the teacher's noise z = [z_g, z_v]:
+
+    g = z_g + F(z_g, c)                   features of the layers; tables turn them into energies E_l and numbers n_l
+    m = mu + exp(rho) z_v R + shift       margin of a voxel over its threshold; mu and rho depend on g and c
+    e = threshold + exp q(m, ln E_l)      of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
+
+shift moves the margins of a layer so that the expected number of filled voxels is n_l. Where moments are
+imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy), with lambda
+= J (what is asked for - what is there): one Newton step with a J that depends on g and c. R is the teacher's; F, mu,
+rho and J are trained in two phases: by regression of g and m on pairs of noise and teacher output (J: of moments),
+and then, F alone, on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan.
+Inference 143, 2013) between whitened observables of real and generated showers of the same particles, along random
+directions.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..transforms import LARGEST_COVARIANCE
+from .base import Generator, Objective, Sizes, randn_like, require_sizes
+
+EMPTY = -40.0  # q of an empty voxel
+REACH = 9.0  # largest margin of the tables
+G_MAX = 4.5  # largest feature of a layer
+BELOW = 1.5  # how far below the threshold a margin still counts in the regression
+N_BRIGHTEST = 2
+N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
+LARGEST = 2.0  # |lambda b|
+
+
+@dataclass(frozen=True)
+class OneStepConfig:
+    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; impose: whether the student too
+    imposes them, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth: for F;
+    n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
+    the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
+
+    per_layer: int = 4
+    impose: bool = True
+    width: int = 192
+    depth: int = 2
+    layer_width: int = 96
+    layer_depth: int = 2
+    n_nodes: int = 12
+    n_knots: int = 48
+    n_read: int = 246
+    pair_steps: int = 2000
+    pair_weight: float = 0.1
+    n_slices: int = 128
+
+    def __post_init__(self) -> None:
+        require_sizes(
+            self, "per_layer", "depth", "layer_width", "layer_depth", "n_nodes", "n_knots", "n_read",
+            "pair_steps", "n_slices",
+        )  # fmt: skip
+        if self.n_knots < 3 or self.n_read < 3 or self.n_nodes < 2 or self.pair_weight < 0:
+            raise ValueError(f"got {self}, expected tables of 3 knots and 2 nodes and pair_weight >= 0; raise them")
+
+
+@dataclass
+class Pairs:
+    """What the teacher made of noise: z (M, G + V), c (M, C), g (M, G) and margins m (M, V), below 0 where empty."""
+
+    z: Tensor
+    c: Tensor
+    g: Tensor
+    m: Tensor
+
+    def __deepcopy__(self, memo: Any) -> "Pairs":
+        return self  # a weight average copies the student, and needs no pairs of its own
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Of one decoding: g (N, G), m and e [MeV] (N, V), and the moments that are missing in e, (N, 5 L), if imposed."""
+
+    g: Tensor
+    m: Tensor
+    e: Tensor
+    missing: Tensor | None
+
+
+class OneStep(Generator):
+    """Student with the teacher's tables; its features x are voxel energies [MeV], (N, V)."""
+
+    index: Tensor  # layer of each voxel, (V,)
+    member: Tensor  # the same one-hot, (V, L)
+    places: Tensor  # of the voxels, (2, V) [mm]
+    shares: Tensor
+    root: Tensor  # R, (V, V), or its diagonal (V,) for many voxels
+    basis: Tensor
+    threshold: Tensor
+    ceiling: Tensor
+    lowest: Tensor
+    per_g: Tensor
+    read: Tensor
+    first: Tensor
+    per_node: Tensor
+    q: Tensor
+    first_g: Tensor
+    first_v: Tensor
+
+    def __init__(self, config: OneStepConfig, sizes: Sizes) -> None:
+        super().__init__()
+        if sizes.n_globals:
+            raise ValueError(
+                "got preprocessing with layer features for one_step, expected voxels = 'linear' with scale_mev = 1, as "
+                "distill sets it; use distill"
+            )
+        self.config, self.sizes = config, sizes
+        geometry = sizes.mesh("one_step")
+        n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
+        self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
+        self.n_noise = self.n_globals + n_voxels
+        self.pairs: Pairs | None = None
+        self._make_tables(geometry.layer_index, torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
+        n_c = sizes.n_conditions
+        self.layers = _mlp(self.n_globals + n_c, config.layer_width, config.layer_depth, self.n_globals)
+        full = n_voxels <= LARGEST_COVARIANCE
+        self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
+        self.imposes = config.impose and config.per_layer == 2 + N_MOMENTS
+        n_given = self.n_globals + n_c
+        self.voxels = _mlp(n_given, config.width, config.depth, 2 * n_voxels + n_layers)
+        if self.imposes:
+            self.newton = _mlp(n_given, config.layer_width, 1, N_MOMENTS**2 * n_layers)
+
+    def _make_tables(self, layer_index: Any, places: Tensor) -> None:
+        config, n_layers, n_voxels = self.config, self.n_layers, self.sizes.n_voxels
+        index = torch.from_numpy(layer_index.copy())
+        fixed = {"index": index, "member": functional.one_hot(index, n_layers).float(), "places": places}
+        fixed["first_g"] = torch.arange(self.n_globals) * (config.n_read - 1)
+        fixed["first_v"] = torch.arange(n_voxels) * (config.n_knots + 1)
+        fixed["shares"] = _shares(n_layers)
+        for name, value in fixed.items():
+            self.register_buffer(name, value, persistent=False)
+        g = torch.linspace(-G_MAX, G_MAX, config.n_read).repeat(self.n_globals, 1)
+        g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
+        q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, n_voxels, 1)
+        nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
+        for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
+            self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("basis", torch.zeros(n_voxels, (1 + N_MOMENTS) * n_layers))
+        self.adopt_units(torch.full((2, n_layers), 10.0))
+        self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
+
+    def adopt_units(self, units: Tensor) -> None:
+        """Count moments along x and y in these lengths [mm], (2, L).
+
+        basis: 1, x, y, x^2, y^2, xy of the voxels' places, each in the columns of its layer, (V, 6 L).
+        """
+        x, y = self.places / units.float()[:, self.index]
+        values = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], dim=1)
+        self.basis = (values[:, :, None] * self.member[:, None, :]).flatten(1)
+
+    def adopt_tables(
+        self, threshold: float, ceiling: float, lowest: Tensor, g: Tensor, nodes: Tensor, q: Tensor
+    ) -> None:
+        """Set the tables.
+
+        threshold: of voxels [MeV]; ceiling: largest E_tot/E_inc; g: raw layer features (G, n_read) at regular values
+        from ``lowest`` (G,) to G_MAX; nodes: regular ln(E_l/MeV), (L, n_nodes); q: ln of the excess over the threshold
+        [MeV], (n_nodes, V, n_knots), at regular margins from 0 to REACH.
+        """
+        self.threshold, self.ceiling = torch.tensor(threshold), torch.tensor(float(ceiling))
+        self.lowest, self.per_g = lowest.float(), ((self.config.n_read - 1) / (G_MAX - lowest)).float()
+        self.read = torch.stack([g[:, :-1], g.diff(dim=1)], dim=2).flatten(0, 1).float()
+        self.first, self.per_node = nodes[:, 0].float(), (1 / (nodes[:, 1] - nodes[:, 0])).float()
+        # Rows (a, b, c, d) of a + b p + c f + d p f: p along the margins, f along the nodes. Cell 0 is the empty voxel.
+        upper = torch.cat([q[1:], q[-1:]])
+        low, high = (torch.cat([torch.full_like(v[..., :1], EMPTY), v], dim=2) for v in (q, upper))
+        zero = torch.zeros_like(q[..., :1])
+        slope, slope_high = (torch.cat([zero, v.diff(dim=2), zero], dim=2) for v in (q, upper))
+        self.q = torch.stack([low, slope, high - low, slope_high - slope], dim=3).flatten(0, 2).float()
+
+    def objectives(self) -> Iterator[Objective]:
+        layers, voxels = list(self.layers.parameters()), list(self.voxels.parameters())
+        steps = self.config.pair_steps if self.pairs is not None else None
+        if steps is not None:
+            yield Objective("pairs", layers + voxels, self._pair_loss, until=steps)
+        if self.imposes:
+            yield Objective("moments", list(self.newton.parameters()), self._moment_loss, every=2)
+        if steps is not None:
+            yield Objective("showers", layers, self._shower_loss, since=steps, rate=0.1)
+        else:
+            yield Objective("showers", layers + voxels, self._shower_loss)
+
+    def _pair_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Pseudo-Huber distance of g and m from the teacher's."""
+        assert self.pairs is not None
+        pairs = self.pairs
+        index = torch.randint(len(pairs.z), (len(x),), generator=generator)
+        made = self._decoded(pairs.z[index].to(x), pairs.c[index].to(x), pairs.g[index].to(x))
+        g = self._layer_features(pairs.z[index].to(x), pairs.c[index].to(x))
+        m = made.m.clamp_min(-BELOW) - pairs.m[index].to(x).clamp_min(-BELOW)
+        return _pseudo_huber(g - pairs.g[index].to(x)).mean() + _pseudo_huber(m).mean()
+
+    def _moment_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Pseudo-Huber distance of the moments from those that were asked for, in units of their spread."""
+        z = randn_like(x.new_empty(len(x), self.n_noise), generator)
+        made = self._decoded(z, c)
+        assert made.missing is not None
+        spread = (made.missing + self._moments(made.e)).detach().std(0)
+        return _pseudo_huber(made.missing / spread.clamp_min(1e-6)).mean()
+
+    def _shower_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        z = randn_like(x.new_empty(len(x), self.n_noise), generator)
+        made = self._decoded(z, c)
+        real = self._observables(x, (x > 0).to(x.dtype), c)
+        soft = torch.sigmoid(8 * made.m)
+        filled = (made.m > 0).to(x.dtype) + soft - soft.detach()
+        fake = self._observables(made.e, filled, c)
+        loss = energy_distance(*_whitened(real, fake), self.config.n_slices, generator)
+        if self.pairs is not None and self.config.pair_weight:
+            loss = loss + self.config.pair_weight * self._pair_loss(x, c, generator)
+        return loss
+
+    def _observables(self, e: Tensor, filled: Tensor, c: Tensor) -> Tensor:
+        """Conditions, and each layer's energy, number of filled voxels, centre, widths and brightest voxels: (N, D)."""
+        sums = e @ self.member
+        energy = sums.clamp_min(self.threshold)
+        out = [c, torch.log(energy), torch.log(e.sum(1, keepdim=True).clamp_min(self.threshold)), filled @ self.member]
+        for place in self.places:
+            place = place / place.std().clamp_min(1e-9)
+            mean = (e * place) @ self.member / energy
+            variance = (e * place**2) @ self.member / energy - mean**2
+            out += [mean, torch.log(variance.clamp_min(0) + 1e-4)]
+        for layer in range(self.n_layers):
+            part = e[:, self.index == layer]
+            top = part.topk(min(N_BRIGHTEST, part.shape[1]), dim=1).values
+            out.append(torch.log(top.clamp_min(self.threshold)) - torch.log(energy[:, layer : layer + 1]))
+        return torch.cat(out, dim=1)
+
+    def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
+        z_g = z[:, : self.n_globals]
+        return torch.as_tensor(z_g + self.layers(torch.cat([z_g, c], dim=1)))
+
+    def _decoded(self, z: Tensor, c: Tensor, g: Tensor | None = None) -> Decoded:
+        """All steps of the module's docstring; g: features of the layers to use instead of its own."""
+        n_layers, n_voxels, config = self.n_layers, self.sizes.n_voxels, self.config
+        z_v = z[:, self.n_globals :]
+        g = self._layer_features(z, c) if g is None else g
+        place = ((g - self.lowest) * self.per_g).clamp(0.0, config.n_read - 1 - 1e-3)
+        left = place.floor()
+        value, slope = functional.embedding(left.long() + self.first_g, self.read).unbind(2)
+        raw = value + (place - left) * slope
+        u = raw[:, :n_layers]
+        log_incident = torch.log(self.ceiling * self.sizes.incident_energy(c))[:, None]
+        log_layers = log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
+        layers = torch.exp(log_layers)
+
+        given = torch.cat([g, c], dim=1)
+        out = self.voxels(given)
+        mu, rho, rate = out.split([n_voxels, n_voxels, n_layers], 1)
+        own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
+        missing = raw[:, n_layers : 2 * n_layers] - torch.sigmoid(6 * own) @ self.member
+        moved = own + (missing * rate).index_select(1, self.index)
+        # The shift chooses voxels; only those that it fills take their value from it.
+        m = torch.where((own >= 0) & (moved >= 0), own, moved)
+
+        at = ((log_layers - self.first) * self.per_node).clamp(0.0, config.n_nodes - 1 - 1e-3)
+        at = at.index_select(1, self.index)
+        place = (m * ((config.n_knots - 1) / REACH) + 1).clamp(0.0, config.n_knots - 1e-3)
+        node, left = at.floor(), place.floor()
+        row = (node * (n_voxels * (config.n_knots + 1)) + left).long() + self.first_v
+        a, b, c_, d = functional.embedding(row, self.q).unbind(2)
+        p, f = place - left, at - node
+        filled = (m >= 0).to(z.dtype)
+        excess = torch.exp(a + p * b + f * (c_ + p * d)) * filled
+        wanted = self._wanted(raw) if self.imposes else None
+        if wanted is not None:
+            excess = self._tilted(excess, wanted, self.newton(given))
+        n = (filled @ self.member).clamp_min(1.0)
+        base = torch.minimum(layers / n, 1.00001 * self.threshold)
+        share = (layers - n * base) / (excess @ self.member).clamp_min(1e-9)
+        e = base.index_select(1, self.index) * filled + share.index_select(1, self.index) * excess
+        return Decoded(g, m, e, None if wanted is None else wanted - self._moments(e))
+
+    def _wanted(self, raw: Tensor) -> Tensor:
+        """Means of x, y, x^2, y^2 and xy in every layer that the layer features ask for, (N, 5 L)."""
+        n = self.n_layers
+        centre, variance, correlation = torch.split(raw[:, 2 * n :], [2 * n, 2 * n, n], 1)
+        x, y, xx, yy = centre[:, :n], centre[:, n:], variance[:, :n], variance[:, n:]
+        return torch.cat([centre, variance + centre * centre, correlation * torch.sqrt(xx * yy) + x * y], dim=1)
+
+    def _moments(self, e: Tensor) -> Tensor:
+        """Means of x, y, x^2, y^2 and xy in every layer, (N, 5 L)."""
+        sums = e @ self.basis
+        n = self.n_layers
+        return sums[:, n:] / sums[:, :n].clamp_min(1e-9).repeat(1, N_MOMENTS)
+
+    def _tilted(self, excess: Tensor, wanted: Tensor, j: Tensor) -> Tensor:
+        n = self.n_layers
+        missing = (wanted - self._moments(excess)).reshape(-1, 1, N_MOMENTS, n)
+        power = (j.reshape(-1, N_MOMENTS, N_MOMENTS, n) * missing).sum(2).flatten(1)
+        exponent = power @ self.basis[:, n:].T
+        return excess * torch.exp(exponent.clamp(-LARGEST, LARGEST))
+
+    def decode(self, z: Tensor, c: Tensor) -> Tensor:
+        return self._decoded(z, c).e
+
+
+def _mlp(n_in: int, width: int, depth: int, n_out: int) -> nn.Sequential:
+    """Hidden layers with ReLU; the last layer starts at zero."""
+    sizes = [n_in, *([width] * depth)]
+    steps: list[nn.Module] = []
+    for a, b in pairwise(sizes):
+        steps += [nn.Linear(a, b), nn.ReLU()]
+    last = nn.Linear(width, n_out)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(*steps, last)
+
+
+def _shares(n_layers: int) -> Tensor:
+    """(2 L, L): ln E_l - ln(ceiling E_inc) = [-ln u, -ln(1 - u)] @ this, of the layer fractions u (``transforms``)."""
+    shares = torch.zeros(2 * n_layers, n_layers)
+    shares[0] = 1
+    for layer in range(n_layers):
+        if layer < n_layers - 1:
+            shares[layer + 1, layer] = 1
+        shares[n_layers + 1 : n_layers + 1 + layer, layer] = 1
+    return -shares
+
+
+def _pseudo_huber(x: Tensor, scale: float = 0.3) -> Tensor:
+    return scale**2 * ((1 + (x / scale) ** 2).sqrt() - 1)
+
+
+def _whitened(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both (N, D) in units in which the real ones have mean 0 and covariance 1, within +-6."""
+    with torch.no_grad():
+        mean, std = real.mean(0), real.std(0).clamp_min(1e-6)
+        values, vectors = torch.linalg.eigh(torch.cov(((real - mean) / std).double().T))
+        white = (vectors / values.clamp_min(1e-3).sqrt()).to(real.dtype)
+    first, second = (((x - mean) / std).clamp(-8.0, 8.0) @ white for x in (real, fake))
+    return first, second
+
+
+def energy_distance(real: Tensor, fake: Tensor, n_slices: int, generator: torch.Generator) -> Tensor:
+    """Mean over random directions of 2 E|x - y| - E|x - x'| - E|y - y'|, without bias; real x, fake y (N, D)."""
+    n, n_features = real.shape
+    directions = torch.randn(n_features, n_slices, generator=generator).to(real)
+    directions = directions / directions.norm(dim=0)
+    x, y = real @ directions, fake @ directions
+    ordered = [torch.sort(v, dim=0).values for v in (x, y, torch.cat([x, y]))]
+    pairs = [_pair_distances(v) for v in ordered]  # sums of |difference| over all pairs
+    cross = (pairs[2] - pairs[0] - pairs[1]) / (n * n)
+    within = (pairs[0] + pairs[1]) / (0.5 * n * (n - 1))
+    return (2 * cross - within).mean()
+
+
+def _pair_distances(ordered: Tensor) -> Tensor:
+    """Sum over pairs i < j of x_j - x_i of columns in rising order (N, S): (S,)."""
+    n = len(ordered)
+    rank = torch.arange(n, device=ordered.device, dtype=ordered.dtype)
+    return ((2 * rank - (n - 1))[:, None] * ordered).sum(0)

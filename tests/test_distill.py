@@ -1,0 +1,142 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from caloforge.cli import run
+from caloforge.default import _depth, _threshold, choose
+from caloforge.distill import distill, moment_order, pairs_of, student_of
+from caloforge.fastsim import FastSim
+from caloforge.geometry import Geometry, Layer, regular
+from caloforge.io import write
+from caloforge.models.copula import CopulaConfig
+from caloforge.models.one_step import OneStep, OneStepConfig
+from caloforge.models.vae import VAEConfig
+from caloforge.preprocess import PreprocessConfig
+from caloforge.showers import Incident, Showers
+from caloforge.testing import small_showers
+from caloforge.tilt import Moments
+from caloforge.train import TrainConfig, fit
+
+PLANAR = Geometry(
+    "planar",
+    (
+        Layer("cartesian", regular(-30, 30, 4), regular(-40, 40, 8)),
+        Layer("cartesian", regular(-30, 30, 3), regular(-40, 40, 5)),
+    ),
+)
+SHOWERS = small_showers(PLANAR, n=300)
+STUDENT = OneStepConfig(width=32, layer_width=16, pair_steps=100, n_slices=16)
+TRAIN = TrainConfig(
+    steps=120, batch=128, lr=5e-3, weight_decay=0.0, warmup=10, bf16=False, ema=0.9, keep="last", log_every=10,
+    checkpoint_every=1000,
+)  # fmt: skip
+
+
+def teacher(impose: Any = "moments", model: Any = None) -> FastSim:
+    fast = FastSim.create(
+        PLANAR, model or CopulaConfig(8, 1, 4), valid=SHOWERS.incident, preprocess=PreprocessConfig(impose=impose)
+    )
+    fit(fast, SHOWERS, TrainConfig(steps=20, batch=128, warmup=5, bf16=False, log_every=20, checkpoint_every=1000))
+    return fast
+
+
+def test_the_student_has_its_teachers_tables() -> None:
+    """With the teacher's layer features and margins its showers are the teacher's, before moments are imposed."""
+    old = teacher("none")
+    student = student_of(old, STUDENT).generator
+    assert isinstance(student, OneStep)
+    _, c = old.encode(SHOWERS)
+    energy = torch.tensor(SHOWERS.incident.energy, dtype=torch.float32)
+    pairs = pairs_of(old, c, energy, 300, seed=3)
+    given = c[torch.randint(len(c), (300,), generator=torch.Generator().manual_seed(3))]
+    torch.testing.assert_close(pairs.c, given)
+    raw = old.transform.layers.read(pairs.g.double())  # type: ignore[union-attr,operator]
+    with torch.no_grad():
+        made = student._decoded(pairs.z.float(), pairs.c, pairs.g)
+    layers = old.transform.fractions.layer_energies(raw[:, :2], student.sizes.incident_energy(pairs.c))  # type: ignore[union-attr,operator]
+    torch.testing.assert_close((made.e @ student.member).double(), layers, rtol=1e-3, atol=1e-3)
+
+
+def test_moments_stand_in_the_students_order() -> None:
+    moments = Moments(PLANAR).values(torch.tensor(SHOWERS.energy))  # by layers: x, y, ln xx, ln yy, xy
+    order = moment_order(2)
+    assert order[:4].tolist() == [0, 1, 2, 3]
+    by_kind = moments[:, order[4:] - 4]
+    torch.testing.assert_close(by_kind[:, :2], moments[:, [0, 5]])
+    torch.testing.assert_close(by_kind[:, 8:], moments[:, [4, 9]])
+
+
+def test_regression_and_matching_bring_the_student_to_its_teacher(tmp_path: Path) -> None:
+    student = distill(teacher(), SHOWERS, STUDENT, TRAIN, n_pairs=1000, folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    pairs = [row["validation/pairs"] for row in rows if row["step"] <= 100]
+    assert pairs[-1] < 0.8 * pairs[0]
+    assert np.isfinite(rows[-1]["validation/showers"])
+    assert student.card.family == "one_step"
+    made = student.simulate(SHOWERS.incident, seed=1)
+    assert made.total.mean() == pytest.approx(SHOWERS.total.mean(), rel=0.3)
+    student.save(tmp_path / "model")
+    again = FastSim.load(tmp_path / "model").simulate(SHOWERS.incident, seed=1)
+    np.testing.assert_array_equal(again.energy, made.energy)
+
+
+def test_wrong_teachers_are_refused() -> None:
+    voxelwise = FastSim.create(
+        PLANAR, OneStepConfig(), valid=SHOWERS.incident, preprocess=PreprocessConfig(voxels="linear", scale_mev=1.0)
+    )
+    with pytest.raises(ValueError, match=r"got a teacher with preprocessing 'linear', expected 'gaussian' to distill"):
+        student_of(voxelwise, STUDENT)
+    small = VAEConfig(n_latent=3, width=8, depth=1, layer_hidden=8, layer_transforms=1, layer_bins=4)
+    with pytest.raises(ValueError, match=r"got a teacher of family vae, whose noise is 58 numbers, expected 55"):
+        student_of(teacher("none", small), STUDENT)
+    with pytest.raises(ValueError, match="training showers"):
+        distill(teacher(), small_showers(n=100), STUDENT, TRAIN)
+
+
+def test_the_rules_of_the_default() -> None:
+    recipes = choose(SHOWERS)
+    assert recipes.teacher.preprocess.impose == "moments"
+    assert recipes.teacher.train.mirror
+    rings = small_showers()  # its first layer is polar and resolved; the second has 2 x 5 cells
+    assert choose(rings).teacher.preprocess.impose == "none"
+    assert not choose(rings).teacher.train.mirror
+    assert choose(SHOWERS, steps=8).student.train.steps == 8
+
+
+def test_the_depth_is_that_of_the_centre_of_energy() -> None:
+    rng = np.random.default_rng(0)
+    n = 400
+    theta, phi = rng.uniform(0, 0.3, n), rng.uniform(-np.pi, np.pi, n)
+    x, y = rng.uniform(-5, 5, (2, n))
+    mesh = Geometry("fine", (Layer("cartesian", regular(-60, 60, 60), regular(-60, 60, 60)),))
+    centres = mesh.centres()[:, :2]
+    at = np.stack([x + 80 * np.tan(theta) * np.cos(phi), y + 80 * np.tan(theta) * np.sin(phi)], axis=1)
+    energy = np.exp(-0.5 * ((centres[None] - at[:, None]) ** 2).sum(2) / 3.0**2).astype(np.float32)
+    incident = Incident(np.full(n, 1e4), theta=theta, phi=phi, x=x, y=y, pdg=np.full(n, 11))
+    showers = Showers(mesh, incident, energy)
+    assert _depth(showers) == pytest.approx(80, abs=1)
+    assert _depth(SHOWERS) == 0
+    assert 1e-4 <= _threshold(showers) <= 1e-3
+
+
+def test_the_default_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(small_showers(PLANAR, n=800), tmp_path / "truth.h5")
+    folder = tmp_path / "run"
+    assert run(["train", str(tmp_path / "truth.h5"), "-o", str(folder), "--steps", "12", "--threads", "1"]) == 0
+    for name in ("card.json", "recipe.toml", "teacher/card.json", "student/card.json", "report/report.html"):
+        assert (folder / name).exists(), name
+    fast = FastSim.load(folder)
+    assert fast.card.family in ("copula", "one_step")
+    assert 0 <= fast.card.scores["auc_high"]["value"] <= 1
+    assert run(["train", str(tmp_path / "truth.h5"), "-o", str(folder), "--resume"]) == 2
+    assert "got --resume without a recipe" in capsys.readouterr().err
+    student = str(tmp_path / "student")
+    command = ["distill", str(folder / "teacher"), str(tmp_path / "truth.h5"), "-o", student, "--steps", "8"]
+    assert run([*command, "--pairs", "200", "--threads", "1"]) == 0
+    assert FastSim.load(student).card.training["teacher"] == "teacher"
+    assert run(["distill", student, str(tmp_path / "truth.h5"), "-o", str(tmp_path / "b")]) == 2
+    assert "expected 'gaussian' to distill" in capsys.readouterr().err

@@ -1,0 +1,125 @@
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from caloforge.geometry import Geometry, Layer, regular
+from caloforge.models import Sizes
+from caloforge.models.one_step import OneStep, OneStepConfig, _shares, energy_distance
+from caloforge.testing import small_geometry
+from caloforge.transforms import LayerFractions
+
+PLANAR = Geometry(
+    "planar",
+    (
+        Layer("cartesian", regular(-30, 30, 4), regular(-40, 40, 8)),
+        Layer("cartesian", regular(-30, 30, 3), regular(-40, 40, 5)),
+    ),
+)
+SMALL: dict[str, Any] = {"width": 16, "layer_width": 8, "n_slices": 16}
+
+
+def student(geometry: Geometry = PLANAR, **changes: Any) -> OneStep:
+    torch.manual_seed(0)
+    sizes = Sizes(0, geometry.n_voxels, 1, geometry, (1e3, 1e5))
+    return OneStep(OneStepConfig(**(SMALL | changes)), sizes).eval()
+
+
+def noise(model: OneStep, n: int = 50) -> Tensor:
+    return torch.randn(n, model.n_noise, generator=torch.Generator().manual_seed(1))
+
+
+def test_layer_energies_are_those_of_the_preprocessing() -> None:
+    for n_layers in (1, 2, 5):
+        layers = tuple(Layer("cartesian", regular(-1, 1, 1), regular(-1, 1, 2)) for _ in range(n_layers))
+        fractions = LayerFractions(Geometry("stack", layers), 1e-9)
+        fractions.ceiling = torch.tensor(1.3)
+        u = torch.randn(20, n_layers, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        ours = torch.nn.functional.softplus(torch.cat([-u, u], dim=1)) @ _shares(n_layers).double()
+        expected = fractions.layer_energies(u, torch.full((20,), 1e4)) / (1.3 * 1e4)
+        torch.testing.assert_close(ours.exp(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("per_layer", [4, 7])
+def test_every_layer_has_its_energy_and_filled_voxels_hold_the_threshold(per_layer: int) -> None:
+    model = student(per_layer=per_layer)
+    with torch.no_grad():
+        made = model._decoded(noise(model), torch.zeros(50, 1))
+    u = torch.linspace(-4.5, 4.5, model.config.n_read)  # the default tables give g itself
+    layers = torch.nn.functional.softplus(torch.cat([-made.g[:, :2], made.g[:, :2]], dim=1).clamp(u[0], u[-1]))
+    expected = torch.exp(layers @ _shares(2)) * 1e4  # c = 0 is the middle of 1 to 100 GeV
+    torch.testing.assert_close(made.e @ model.member, expected, rtol=1e-4, atol=1e-6)
+    assert torch.equal(made.e > 0, made.m >= 0)
+    assert float(made.e[made.e > 0].min()) >= float(model.threshold)
+
+
+def test_the_tables_interpolate_between_margins_and_layer_energies() -> None:
+    """q = a + m + 0.1 ln E_l is linear in both, so that the excess over the threshold is known."""
+    model = student(Geometry("one", PLANAR.layers[:1]), n_nodes=4)
+    nodes = torch.linspace(2.0, 12.0, 4)[None]
+    q = torch.linspace(0, 9.0, 48) - 3 + 0.1 * nodes.T[:, :, None].expand(4, 32, 1)
+    g = torch.linspace(-4.5, 4.5, 246).repeat(model.n_globals, 1)
+    model.adopt_tables(1e-3, 1.0, torch.full((model.n_globals,), -4.5), g, nodes, q)
+    with torch.no_grad():
+        made = model._decoded(noise(model), torch.zeros(50, 1))
+    energy = made.e.sum(1, keepdim=True)
+    filled = made.m >= 0
+    expected = torch.exp(made.m - 3 + 0.1 * torch.log(energy)) * filled
+    excess = made.e - 1e-3 * filled
+    torch.testing.assert_close(
+        excess / excess.sum(1, keepdim=True), expected / expected.sum(1, keepdim=True), rtol=1e-3, atol=1e-6
+    )
+
+
+def test_a_newton_step_brings_the_moments_nearer() -> None:
+    model = student(per_layer=7)
+    with torch.no_grad():
+        before = model._decoded(noise(model, 400), torch.zeros(400, 1)).missing
+        small = torch.zeros(25, 2)
+        small[::6] = 0.02  # the diagonal of J
+        model.newton[-1].bias.copy_(small.flatten())  # type: ignore[operator]
+        after = model._decoded(noise(model, 400), torch.zeros(400, 1)).missing
+    assert before is not None
+    assert after is not None
+    assert float(after.abs().mean()) < float(before.abs().mean())
+
+
+def slow_energy_distance(x: Tensor, y: Tensor) -> float:
+    def mean(a: Tensor, b: Tensor, same: bool) -> float:
+        d = (a[:, None] - b[None]).abs().double()
+        return float(d.sum() / (len(a) * (len(a) - 1) if same else len(a) * len(b)))
+
+    return 2 * mean(x, y, False) - mean(x, x, True) - mean(y, y, True)
+
+
+def test_the_energy_distance_equals_its_slow_twin_and_its_expectation() -> None:
+    random = torch.Generator().manual_seed(0)
+    x, y = torch.randn(200, 1, generator=random), 1.0 + torch.randn(200, 1, generator=random)
+    ours = float(energy_distance(x, y, 4, random))
+    assert ours == pytest.approx(slow_energy_distance(x[:, 0], y[:, 0]), rel=1e-4)
+    # E|N(d, 2)| = 2/sqrt(pi) exp(-d^2/4) + d erf(d/2); the other two terms are its values at d = 0.
+    expected = 2 * (2 / math.sqrt(math.pi) * (math.exp(-0.25) - 1) + math.erf(0.5))
+    values = []
+    for _ in range(200):
+        x, y = torch.randn(100, 1, generator=random), 1.0 + torch.randn(100, 1, generator=random)
+        values.append(float(energy_distance(x, y, 1, random)))
+    assert np.mean(values) == pytest.approx(expected, abs=4 * np.std(values) / math.sqrt(len(values)))
+
+
+def test_the_energy_distance_of_equal_samples_is_zero_on_average() -> None:
+    random = torch.Generator().manual_seed(0)
+    pairs = [(torch.randn(60, 3, generator=random), torch.randn(60, 3, generator=random)) for _ in range(300)]
+    values = [float(energy_distance(x, y, 2, random)) for x, y in pairs]
+    assert np.mean(values) == pytest.approx(0, abs=4 * np.std(values) / math.sqrt(len(values)))
+
+
+def test_wrong_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="tables of 3 knots"):
+        OneStepConfig(n_knots=2)
+    with pytest.raises(ValueError, match="expected voxels = 'linear' with scale_mev = 1"):
+        OneStep(OneStepConfig(), Sizes(8, 22, 1, small_geometry()))
+    with pytest.raises(ValueError, match="got no geometry for one_step"):
+        OneStep(OneStepConfig(), Sizes(0, 22, 1))

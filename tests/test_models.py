@@ -266,3 +266,19 @@ def test_the_loss_of_a_generator_is_the_sum_of_its_objectives() -> None:
         for objective in model.objectives():
             parts.append(float(objective.loss(x, c, random)))
         assert float(model.loss(x, c, torch.Generator().manual_seed(0))) == pytest.approx(sum(parts), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["flow_matching", "vae", "copula", "gan"])
+def test_families_with_a_layer_flow_need_layer_features(family: str) -> None:
+    kind, model = MODELS[family]
+    with pytest.raises(ValueError, match=r"got preprocessing .*expected preprocess\.voxels = 'gaussian'"):
+        model(kind(), Sizes(0, 22, 1))
+
+
+def test_the_likelihood_of_the_copula_is_that_of_its_flow_and_of_normal_numbers() -> None:
+    copula = MODELS["copula"][1](MODELS["copula"][0](8, 1, 4), SIZES).eval()
+    x, c = torch.randn(30, SIZES.n_globals + SIZES.n_voxels), torch.zeros(30, 1)
+    with torch.no_grad():
+        log_p = copula.log_prob(x, c)
+        other = copula.log_prob(torch.cat([x[:, : SIZES.n_globals], 0 * x[:, SIZES.n_globals :]], dim=1), c)
+    torch.testing.assert_close(other - log_p, 0.5 * x[:, SIZES.n_globals :].square().sum(1), rtol=1e-4, atol=1e-3)

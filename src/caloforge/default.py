@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 LARGEST_IMPOSED = 2048  # voxels
 HELD_OUT = 0.1
+FEWEST = 50  # showers to judge on
 THRESHOLDS = (1e-4, 1e-3)  # MeV
 FAINTEST = 0.005  # quantile of the energies of filled voxels
 WORSE = 0.05
@@ -136,6 +137,11 @@ def train_default(
 
     order = np.random.default_rng(recipes.teacher.train.seed).permutation(len(showers))
     n_held = int(HELD_OUT * len(showers))
+    if n_held < FEWEST:
+        raise ValueError(
+            f"got {len(showers)} showers, expected at least {round(FEWEST / HELD_OUT)} for the default, judged on a "
+            "tenth of them; give more, or a recipe"
+        )
     held, kept = showers[order[:n_held]], showers[order[n_held:]]
     settings = recipes.teacher
     teacher = FastSim.create(

@@ -128,6 +128,11 @@ class LayerFlow(nn.Module):
 
     def __init__(self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast) -> None:
         super().__init__()
+        if sizes.n_globals < 1:
+            raise ValueError(
+                "got preprocessing without layer features, expected preprocess.voxels = 'gaussian' for this family; "
+                "set it in the recipe"
+            )
         passes = 2 if sizes.n_globals > 1 else None
         self.fast = fast
         self.flow = zuko.flows.NSF(

@@ -33,11 +33,6 @@ class Copula(Generator):
 
     def __init__(self, config: CopulaConfig, sizes: Sizes) -> None:
         super().__init__()
-        if not sizes.n_globals:
-            raise ValueError(
-                "got preprocessing without layer features for copula, expected preprocess.voxels = 'gaussian'; set it "
-                "in the recipe"
-            )
         self.sizes = sizes
         self.n_noise = sizes.n_globals + sizes.n_voxels
         self.layers = LayerFlow(

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from caloforge.fastsim import FastSim
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import Sizes
 from caloforge.models.one_step import OneStep, OneStepConfig, _shares, energy_distance
-from caloforge.testing import small_geometry
+from caloforge.preprocess import PreprocessConfig
+from caloforge.testing import small_geometry, small_showers
 from caloforge.transforms import LayerFractions
 
 PLANAR = Geometry(
@@ -19,6 +22,7 @@ PLANAR = Geometry(
         Layer("cartesian", regular(-30, 30, 3), regular(-40, 40, 5)),
     ),
 )
+SHOWERS = small_showers(PLANAR)
 SMALL: dict[str, Any] = {"width": 16, "layer_width": 8, "n_slices": 16}
 
 
@@ -123,3 +127,15 @@ def test_wrong_settings_are_refused() -> None:
         OneStep(OneStepConfig(), Sizes(8, 22, 1, small_geometry()))
     with pytest.raises(ValueError, match="got no geometry for one_step"):
         OneStep(OneStepConfig(), Sizes(0, 22, 1))
+
+
+def test_half_storage_leaves_the_tables_of_the_layers_exact(tmp_path: Path) -> None:
+    fast = FastSim.create(
+        PLANAR, OneStepConfig(**SMALL), valid=SHOWERS.incident, preprocess=PreprocessConfig("linear", scale_mev=1.0)
+    )
+    fast.save(tmp_path / "half", half=True)
+    again = FastSim.load(tmp_path / "half")
+    whole, half = (dict(f.generator.named_buffers()) for f in (fast, again))
+    for name in OneStep.exact:
+        assert torch.equal(whole[name], half[name]), name
+    assert not all(torch.equal(a, b) for a, b in zip(fast.parameters(), again.parameters(), strict=True))

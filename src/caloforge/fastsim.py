@@ -203,8 +203,10 @@ class FastSim(nn.Module):
             if helpers or not k.startswith(self._helpers())
         }
         if half:
+            exact = tuple(f"generator.{name}" for name in self.generator.exact)
             state = {
-                k: v.half() if k.startswith("generator.") and v.is_floating_point() else v for k, v in state.items()
+                k: v.half() if k.startswith("generator.") and not k.startswith(exact) and v.is_floating_point() else v
+                for k, v in state.items()
             }
         weights = save_tensors(state)
         card = self.card.to_dict() | {"weights_sha256": hashlib.sha256(weights).hexdigest()}

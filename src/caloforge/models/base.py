@@ -75,11 +75,13 @@ class Objective:
 class Generator(nn.Module, ABC):
     """Base class of all models. Subclasses set ``n_noise`` (Z) and write ``objectives`` and ``decode``.
 
-    helpers: names of the parts that only training needs (a discriminator); a shipped model leaves them out.
+    helpers: names of the parts that only training needs (a discriminator); a shipped model leaves them out. exact:
+    names of the parts that are kept in full precision where a shipped model is halved.
     """
 
     n_noise: int
     helpers: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def objectives(self) -> Iterator[Objective]:

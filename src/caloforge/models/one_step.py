@@ -92,6 +92,8 @@ class Decoded:
 class OneStep(Generator):
     """Student with the teacher's tables; its features x are voxel energies [MeV], (N, V)."""
 
+    exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "basis")
+
     index: Tensor  # layer of each voxel, (V,)
     member: Tensor  # the same one-hot, (V, L)
     places: Tensor  # of the voxels, (2, V) [mm]

@@ -51,7 +51,7 @@ class Default:
 
 
 def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Default:
-    """Recipes for a detector by the rules of this module; steps: of teacher and student, instead of 1,500 and 2,500."""
+    """Recipes for a detector by the rules of this module; steps: of teacher and student, instead of 1,500 and 5,000."""
     geometry = showers.geometry
     resolved = all(min(len(layer.first), len(layer.second)) > 3 for layer in geometry.layers)
     impose = resolved and geometry.n_voxels <= LARGEST_IMPOSED
@@ -70,7 +70,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
         ),
     )  # fmt: skip
     width = 128 if geometry.n_voxels <= 600 else 192 if geometry.n_voxels <= 1000 else 256
-    n = steps or 2500
+    n = steps or 5000
     student = Recipe(
         OneStepConfig(
             impose=not straight, width=width, layer_width=128, layer_depth=3, pair_steps=max(1, 4 * n // 5)

@@ -35,6 +35,7 @@ BELOW = 1.5  # how far below the threshold a margin still counts in the regressi
 N_BRIGHTEST = 2
 N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
 LARGEST = 2.0  # |lambda b|
+SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ class OneStep(Generator):
         if self.imposes:
             yield Objective("moments", list(self.newton.parameters()), self._moment_loss, every=2)
         if steps is not None:
-            yield Objective("showers", layers, self._shower_loss, since=steps, rate=0.1)
+            yield Objective("showers", layers, self._shower_loss, since=steps)
         else:
             yield Objective("showers", layers + voxels, self._shower_loss)
 
@@ -217,7 +218,7 @@ class OneStep(Generator):
         z = randn_like(x.new_empty(len(x), self.n_noise), generator)
         made = self._decoded(z, c)
         real = self._observables(x, (x > 0).to(x.dtype), c)
-        soft = torch.sigmoid(8 * made.m)
+        soft = torch.sigmoid(SHARPNESS * made.m)
         filled = (made.m > 0).to(x.dtype) + soft - soft.detach()
         fake = self._observables(made.e, filled, c)
         loss = energy_distance(*_whitened(real, fake), self.config.n_slices, generator)
@@ -247,36 +248,12 @@ class OneStep(Generator):
 
     def _decoded(self, z: Tensor, c: Tensor, g: Tensor | None = None) -> Decoded:
         """All steps of the module's docstring; g: features of the layers to use instead of its own."""
-        n_layers, n_voxels, config = self.n_layers, self.sizes.n_voxels, self.config
-        z_v = z[:, self.n_globals :]
         g = self._layer_features(z, c) if g is None else g
-        place = ((g - self.lowest) * self.per_g).clamp(0.0, config.n_read - 1 - 1e-3)
-        left = place.floor()
-        value, slope = functional.embedding(left.long() + self.first_g, self.read).unbind(2)
-        raw = value + (place - left) * slope
-        u = raw[:, :n_layers]
-        log_incident = torch.log(self.ceiling * self.sizes.incident_energy(c))[:, None]
-        log_layers = log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
-        layers = torch.exp(log_layers)
-
+        raw, log_layers = self._layers_of(g, c)
         given = torch.cat([g, c], dim=1)
-        out = self.voxels(given)
-        mu, rho, rate = out.split([n_voxels, n_voxels, n_layers], 1)
-        own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
-        missing = raw[:, n_layers : 2 * n_layers] - torch.sigmoid(6 * own) @ self.member
-        moved = own + (missing * rate).index_select(1, self.index)
-        # The shift chooses voxels; only those that it fills take their value from it.
-        m = torch.where((own >= 0) & (moved >= 0), own, moved)
-
-        at = ((log_layers - self.first) * self.per_node).clamp(0.0, config.n_nodes - 1 - 1e-3)
-        at = at.index_select(1, self.index)
-        place = (m * ((config.n_knots - 1) / REACH) + 1).clamp(0.0, config.n_knots - 1e-3)
-        node, left = at.floor(), place.floor()
-        row = (node * (n_voxels * (config.n_knots + 1)) + left).long() + self.first_v
-        a, b, c_, d = functional.embedding(row, self.q).unbind(2)
-        p, f = place - left, at - node
-        filled = (m >= 0).to(z.dtype)
-        excess = torch.exp(a + p * b + f * (c_ + p * d)) * filled
+        m = self._margins(z, given, raw)
+        filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
+        excess = torch.exp(self._log_excess(m, log_layers)) * filled
         wanted = self._wanted(raw) if self.imposes else None
         if wanted is not None:
             excess = self._tilted(excess, wanted, self.newton(given))
@@ -285,6 +262,37 @@ class OneStep(Generator):
         share = (layers - n * base) / (excess @ self.member).clamp_min(1e-9)
         e = base.index_select(1, self.index) * filled + share.index_select(1, self.index) * excess
         return Decoded(g, m, e, None if wanted is None else wanted - self._moments(e))
+
+    def _layers_of(self, g: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        """Layer features before they were Gaussianised (N, G), and ln(E_l/MeV) (N, L)."""
+        place = ((g - self.lowest) * self.per_g).clamp(0.0, self.config.n_read - 1 - 1e-3)
+        left = place.floor()
+        value, slope = functional.embedding(left.long() + self.first_g, self.read).unbind(2)
+        raw = value + (place - left) * slope
+        u = raw[:, : self.n_layers]
+        log_incident = torch.log(self.ceiling * self.sizes.incident_energy(c))[:, None]
+        return raw, log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
+
+    def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> Tensor:
+        """m (N, V), shifted in every layer for the number of filled voxels in ``raw``."""
+        n_layers, n_voxels, z_v = self.n_layers, self.sizes.n_voxels, z[:, self.n_globals :]
+        mu, rho, rate = torch.split(self.voxels(given), [n_voxels, n_voxels, n_layers], 1)
+        own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
+        missing = raw[:, n_layers : 2 * n_layers] - torch.sigmoid(SHARPNESS * own) @ self.member
+        moved = own + (missing * rate).index_select(1, self.index)
+        # The shift chooses voxels; only those that it fills take their value from it.
+        return torch.where((own >= 0) & (moved >= 0), own, moved)
+
+    def _log_excess(self, m: Tensor, log_layers: Tensor) -> Tensor:
+        """q(m, ln E_l), (N, V)."""
+        n_nodes, n_knots = self.config.n_nodes, self.config.n_knots
+        at = ((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3).index_select(1, self.index)
+        place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
+        node, left = at.floor(), place.floor()
+        row = (node * (self.sizes.n_voxels * (n_knots + 1)) + left).long() + self.first_v
+        a, b, slope, slope_b = functional.embedding(row, self.q).unbind(2)
+        p, f = place - left, at - node
+        return a + p * b + f * (slope + p * slope_b)
 
     def _wanted(self, raw: Tensor) -> Tensor:
         """Means of x, y, x^2, y^2 and xy in every layer that the layer features ask for, (N, 5 L)."""

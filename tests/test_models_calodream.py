@@ -167,7 +167,6 @@ def test_what_it_cannot_take_is_said(case: str) -> None:
 
 
 class TestBespoke(GeneratorContract):
-    geometry = SMALL
+    geometry = wheel(2, 4, 3)
     preprocess = PreprocessConfig(voxels="fractions", map="logit", standardise="voxel")
-    config = CaloDREAMConfig(**(CONFIG | {"depth": 1}), energy="spline", solver="bespoke")
-    test_the_onnx_graph_equals_pytorch = None  # type: ignore[assignment]  # of both parts elsewhere
+    config = CaloDREAMConfig(**(CONFIG | {"depth": 1, "energy_steps": 1}), solver="bespoke")

@@ -53,7 +53,7 @@ def test_runs_of_equal_layers_are_cut_together() -> None:
     ]
     assert [(r.mesh, r.patch, r.grid) for r in runs(WHEEL, 48, 3)] == [((45, 16, 9), (3, 16, 1), (15, 1, 9))]
     assert [(r.start, r.mesh, r.patch, r.grid) for r in runs(MIXED, 12, 2)] == [
-        (0, (3, 5, 4), (2, 3, 2), (2, 2, 2)),
+        (0, (3, 5, 4), (2, 5, 1), (2, 1, 4)),
         (60, (1, 1, 7), (1, 1, 7), (1, 1, 1)),
     ]
 
@@ -245,6 +245,7 @@ TINY: dict[str, Any] = {
 
 class TestMixer(GeneratorContract):
     config = FlowMatchingConfig(**TINY, backbone="mixer", prediction="x", solver="euler", n_steps=2)
+    test_the_onnx_graph_equals_pytorch = None  # type: ignore[assignment]  # takes long, and is that of the transformer
 
 
 class TestTransformer(GeneratorContract):

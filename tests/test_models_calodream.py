@@ -167,6 +167,15 @@ def test_what_it_cannot_take_is_said(case: str) -> None:
 
 
 class TestBespoke(GeneratorContract):
-    geometry = wheel(2, 4, 3)
+    """On one layer, for a short graph; tests/test_models.py has two."""
+
+    geometry = wheel(1, 4, 3)
     preprocess = PreprocessConfig(voxels="fractions", map="logit", standardise="voxel")
-    config = CaloDREAMConfig(**(CONFIG | {"depth": 1, "energy_steps": 1}), solver="bespoke")
+    config = CaloDREAMConfig(
+        **(CONFIG | {"patch_layers": 1, "depth": 1, "energy_steps": 1}), solver="bespoke", solver_since=110
+    )
+
+    @pytest.fixture(autouse=True)
+    def _few_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {"BLOCKS": 1, "FEED_FORWARD": 16, "HIDDEN": 16, "DEPTH": 1}.items():
+            monkeypatch.setattr(Transfermer, name, value)

@@ -12,6 +12,7 @@ from caloforge.distill import distill, moment_order, pairs_of, student_of
 from caloforge.fastsim import FastSim
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.io import write
+from caloforge.models.caloflow import CaloFlowConfig, CaloFlowStudentConfig
 from caloforge.models.copula import CopulaConfig
 from caloforge.models.one_step import OneStep, OneStepConfig
 from caloforge.models.vae import VAEConfig
@@ -36,17 +37,19 @@ TRAIN = TrainConfig(
 )  # fmt: skip
 
 
-def teacher(impose: Any = "moments", model: Any = None) -> FastSim:
+def teacher(impose: Any = "moments", model: Any = None, layers: Any = "fractions") -> FastSim:
     fast = FastSim.create(
-        PLANAR, model or CopulaConfig(8, 1, 4), valid=SHOWERS.incident, preprocess=PreprocessConfig(impose=impose)
-    )
+        PLANAR, model or CopulaConfig(8, 1, 4), valid=SHOWERS.incident,
+        preprocess=PreprocessConfig(impose=impose, layers=layers),
+    )  # fmt: skip
     fit(fast, SHOWERS, TrainConfig(steps=20, batch=128, warmup=5, bf16=False, log_every=20, checkpoint_every=1000))
     return fast
 
 
-def test_the_student_has_its_teachers_tables() -> None:
+@pytest.mark.parametrize("layers", ["fractions", "logs"])
+def test_the_student_has_its_teachers_tables(layers: Any) -> None:
     """With the teacher's layer features and margins its showers are the teacher's, before moments are imposed."""
-    old = teacher("none")
+    old = teacher("none", layers=layers)
     student = student_of(old, STUDENT).generator
     assert isinstance(student, OneStep)
     _, c = old.encode(SHOWERS)
@@ -82,6 +85,22 @@ def test_regression_and_matching_bring_the_student_to_its_teacher(tmp_path: Path
     student.save(tmp_path / "model")
     again = FastSim.load(tmp_path / "model").simulate(SHOWERS.incident, seed=1)
     np.testing.assert_array_equal(again.energy, made.energy)
+
+
+def test_a_caloflow_student_takes_over_what_its_teacher_has() -> None:
+    sizes: dict[str, Any] = {"n_blocks": 2, "layer_hidden": 8, "layer_transforms": 1, "bins": 4}
+    preprocess = PreprocessConfig(voxels="fractions")
+    old = FastSim.create(PLANAR, CaloFlowConfig(width=8, **sizes), valid=SHOWERS.incident, preprocess=preprocess)
+    config = TrainConfig(steps=5, batch=32, warmup=1, bf16=False, log_every=5)
+    fit(old, SHOWERS, config)
+    student = distill(old, SHOWERS, CaloFlowStudentConfig(width=8, teacher_width=8, **sizes), config)
+    for name, value in old.generator.layers.state_dict().items():  # type: ignore[union-attr]
+        torch.testing.assert_close(student.generator.layers.state_dict()[name], value)  # type: ignore[union-attr]
+    for name, value in old.transform.state_dict().items():
+        torch.testing.assert_close(student.transform.state_dict()[name], value)
+    assert np.isfinite(student.simulate(SHOWERS.incident, seed=0).energy).all()
+    with pytest.raises(ValueError, match="got a teacher of family copula for a caloflow_student, expected caloflow"):
+        distill(teacher(), SHOWERS, CaloFlowStudentConfig(), TRAIN)
 
 
 def test_wrong_teachers_are_refused() -> None:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from caloforge.geometry import Geometry, Layer, regular
 from caloforge.simulate import detectors, jets
 from caloforge.testing import small_geometry
 from caloforge.tilt import JetMomentum, Moments, Tilt, _solved
@@ -37,6 +38,27 @@ def test_moments_of_other_showers_are_imposed(geometry) -> None:  # type: ignore
     assert good.float().mean() > 0.95  # moments that few voxels cannot have are left where they end up
     assert torch.equal(out > 0, other > 0)
     torch.testing.assert_close(out.sum(1), other.sum(1), rtol=1e-4, atol=0)
+
+
+def test_radial_moments_known_by_hand() -> None:
+    geometry = Geometry("rings", (Layer("polar", regular(-np.pi, np.pi, 4), (0.0, 10.0, 20.0, 30.0)),))
+    voxels = torch.zeros(1, 12)
+    voxels[0, 0], voxels[0, 5] = 3.0, 1.0  # r = 5 and 25 mm
+    r, log_r = Moments(geometry).values(voxels)[0].tolist()
+    assert r == pytest.approx(0.010)
+    assert log_r == pytest.approx(np.log(0.75 * 0.25 * 0.02**2), rel=1e-3)
+
+
+def test_one_filled_voxel_gives_moments_with_a_density() -> None:
+    geometry = detectors.find("lhcb").geometry
+    voxels = torch.zeros(500, geometry.n_voxels)
+    voxels[:, 7] = 100.0
+    moments = Moments(geometry)
+    spread = moments.values(voxels, 1 - torch.rand(500, 5, generator=torch.Generator().manual_seed(0)))
+    assert all(len(column.unique()) > 450 for column in spread.T)
+    pitch = 1e-3 * (geometry.layers[0].first[1] - geometry.layers[0].first[0])
+    torch.testing.assert_close(spread[:, :2], moments.values(voxels)[:, :2], rtol=0, atol=0.02 * pitch)
+    assert torch.all(spread[:, 2:4] <= moments.values(voxels)[:, 2:4])
 
 
 def test_the_momentum_of_a_jet_is_imposed() -> None:

@@ -381,3 +381,12 @@ def test_mirror_images_become_showers_where_moments_are_imposed() -> None:
         train, held = _prepare(fast, showers, config, keep=False)
         assert held is not None
         assert (len(train.x), len(train.mirrors), len(held.x)) == (n, n_images, 10)
+
+
+def test_of_many_rotations_some_become_showers() -> None:
+    """Second moments along x and y turn with the shower; sixteen rotations and their mirror images are too many."""
+    geometry = Geometry("rings", (Layer("polar", regular(-np.pi, np.pi, 16), regular(0, 40, 3)),))
+    showers = small_showers(geometry, n=100)
+    fast = FastSim.create(geometry, VAEConfig(width=8), valid=showers.incident)
+    train, _ = _prepare(fast, showers, TrainConfig(steps=1, mirror=True, validation=0.1), keep=False)
+    assert (len(train.x), len(train.mirrors)) == (8 * 90, 1)

@@ -188,11 +188,12 @@ def distill(
     """Train a small student that does in one step what a teacher does; a run folder, which is a model folder.
 
     Args:
-        teacher: model folder or shipped model on Gaussianised features (copula, flow_matching).
+        teacher: model folder or shipped model on Gaussianised features (copula, flow_matching), or of family caloflow.
         data: showers to match, a file or a shipped sample; without it the teacher's, if that is shipped.
         output: run folder to write.
-        recipe: TOML file with [model] of family one_step and [train]; without it the default's for this detector.
-        pairs: pairs of noise and teacher output for the regression.
+        recipe: TOML file with [model] of family one_step, or caloflow_student for CaloFlow's teacher, and [train];
+            without it the default's for this detector.
+        pairs: pairs of noise and teacher output for the regression of one_step.
         steps: number of steps instead of the recipe's.
         seed: seed instead of the recipe's.
         threads: CPU threads, 0 for all cores.

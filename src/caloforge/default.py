@@ -4,8 +4,10 @@ The rules, for V voxels in L layers:
 
 * voxels below 1 keV count as empty, or below the faintest (FAINTEST) of the filled ones, if that is 0.1 to 1 keV;
 * positions count at the depth where the straight lines of the particles meet the centres of energy best;
-* moments are imposed (``tilt``) where every layer has at least 3 voxels along both axes and V is at most 2,048; mirror
-  images augment a planar detector hit in its centre at normal incidence;
+* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does,
+  and as fractions of the incident energy otherwise;
+* moments are imposed (``tilt``) where every layer has at least 3 bins in r, or along both axes if V is at most 2,048;
+  mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers; its flow has 64 hidden units, 128 for more than 40
   layer features;
 * the student imposes moments too where directions or positions vary; it has hidden layers of 128 up to 600 voxels, 192
@@ -17,7 +19,7 @@ kept unless a classifier (AUC on high-level observables) finds it more than WORS
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,6 +42,7 @@ FEWEST = 50  # showers to judge on
 THRESHOLDS = (1e-4, 1e-3)  # MeV
 FAINTEST = 0.005  # quantile of the energies of filled voxels
 WORSE = 0.05
+FLUCTUATES = 0.2
 
 
 @dataclass(frozen=True)
@@ -53,16 +56,21 @@ class Default:
 def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Default:
     """Recipes for a detector by the rules of this module; steps: of teacher and student, instead of 1,500 and 5,000."""
     geometry = showers.geometry
-    resolved = all(min(len(layer.first), len(layer.second)) > 3 for layer in geometry.layers)
-    impose = resolved and geometry.n_voxels <= LARGEST_IMPOSED
+    resolved = len({layer.kind for layer in geometry.layers}) == 1 and all(
+        min(len(axis) for axis in ([v.second] if v.kind == "polar" else [v.first, v.second])) > 3
+        for v in geometry.layers
+    )
+    polar = geometry.layers[0].kind == "polar"
+    impose = resolved and (polar or geometry.n_voxels <= LARGEST_IMPOSED)
     incident = showers.incident
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
-    n_features = geometry.n_layers * (7 if impose else 4)
+    n_features = geometry.n_layers * (7 if impose and not polar else 4)
     teacher = Recipe(
         CopulaConfig(layer_hidden=128 if n_features > 40 else 64),
         PreprocessConfig(
-            impose="moments" if impose else "none", threshold_mev=_threshold(showers), depth_mm=_depth(showers)
+            impose="moments" if impose else "none", layers=_layers(showers), threshold_mev=_threshold(showers),
+            depth_mm=_depth(showers),
         ),
         TrainConfig(
             steps=steps or 1500, batch=512, lr=1e-3, weight_decay=0.02, warmup=min(200, (steps or 1500) // 4),
@@ -82,6 +90,11 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
         ),
     )  # fmt: skip
     return Default(teacher, student)
+
+
+def _layers(showers: Showers) -> Literal["fractions", "logs"]:
+    response = showers.total / showers.incident.energy
+    return "logs" if response.std() > FLUCTUATES * response.mean() else "fractions"
 
 
 def _threshold(showers: Showers) -> float:

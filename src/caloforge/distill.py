@@ -1,4 +1,5 @@
-"""Distillation: a teacher on Gaussianised features becomes a student that takes one step (``models.one_step``)."""
+"""Distillation: a teacher on Gaussianised features becomes a student that takes one step (``models.one_step``), and
+CaloFlow's teacher its student (``models.caloflow``)."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -8,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .fastsim import Card, FastSim
-from .models.one_step import REACH, OneStep, OneStepConfig, Pairs
+from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
+from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs
 from .preprocess import PreprocessConfig, ShowerTransform
 from .showers import Showers
 from .train import Progress, TrainConfig, fit
@@ -33,8 +35,9 @@ def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> Fas
         )
     old = PreprocessConfig(**teacher.card.preprocess)
     config = replace(
-        config, per_layer=transform.n_globals // transform.n_layers, n_read=transform.layers.table.shape[1]
-    )
+        config, per_layer=transform.n_globals // transform.n_layers, layers=old.layers,
+        n_read=transform.layers.table.shape[1],
+    )  # fmt: skip
     preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none")
     card = Card("one_step", asdict(config), asdict(preprocess), teacher.geometry, teacher.card.valid, teacher.card.pdg)
     student = FastSim.from_card(card, seed=seed)
@@ -104,7 +107,7 @@ def pairs_of(
         x = teacher.generator.decode(z, c[index])
         m = transform.margins(x, energy[index], given)
         g = x[:, : transform.n_globals]
-        if transform.imposed is not None:
+        if transform.n_globals == (2 + N_MOMENTS) * transform.n_layers:
             order = moment_order(transform.n_layers)
             g, z = g[:, order], torch.cat([z[:, order], z[:, transform.n_globals :]], dim=1)
         parts.append((z, c[index], g, m))
@@ -114,17 +117,38 @@ def pairs_of(
     return Pairs(z.half(), c, g, m.clamp(-4.0, REACH).half())
 
 
+def caloflow_student_of(teacher: FastSim, config: CaloFlowStudentConfig, *, seed: int = 0) -> FastSim:
+    """An untrained student of a CaloFlow teacher with its conditions, valid range and preprocessing."""
+    if not isinstance(teacher.generator, CaloFlow):
+        raise ValueError(
+            f"got a teacher of family {teacher.card.family} for a caloflow_student, expected caloflow; choose another"
+        )
+    about = teacher.card
+    card = Card("caloflow_student", asdict(config), about.preprocess, teacher.geometry, about.valid, about.pdg)
+    student = FastSim.from_card(card, seed=seed)
+    student.encoder.load_state_dict(teacher.encoder.state_dict())
+    student.transform.load_state_dict(teacher.transform.state_dict())
+    assert isinstance(student.generator, CaloFlowStudent)
+    student.generator.adopt(teacher.generator)
+    return student
+
+
 def distill(
-    teacher: FastSim, showers: Showers, config: OneStepConfig, train: TrainConfig, *, n_pairs: int = 60_000,
-    folder: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
+    teacher: FastSim, showers: Showers, config: OneStepConfig | CaloFlowStudentConfig, train: TrainConfig, *,
+    n_pairs: int = 60_000, folder: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
 ) -> FastSim:  # fmt: skip
-    """A student of the teacher, trained on its pairs and on real showers."""
+    """A student of the teacher: one_step, trained on ``n_pairs`` of its pairs and on real showers, or caloflow_student,
+    whose loss asks the teacher at every step."""
     teacher.geometry.require_same(showers.geometry, "training showers")
-    student = student_of(teacher, config, seed=train.seed)
-    _, c = student.encode(showers)
-    energy = torch.from_numpy(np.asarray(showers.incident.energy, dtype=np.float32))
-    assert isinstance(student.generator, OneStep)
-    student.generator.pairs = pairs_of(teacher, c, energy, n_pairs, seed=train.seed, progress=progress)
+    if isinstance(config, CaloFlowStudentConfig):
+        student = caloflow_student_of(teacher, config, seed=train.seed)
+    else:
+        student = student_of(teacher, config, seed=train.seed)
+    if isinstance(student.generator, OneStep):
+        _, c = student.encode(showers)
+        energy = torch.from_numpy(np.asarray(showers.incident.energy, dtype=np.float32))
+        student.generator.pairs = pairs_of(teacher, c, energy, n_pairs, seed=train.seed, progress=progress)
     fit(student, showers, train, folder=folder, resume=resume, progress=progress, keep_transform=True)
-    student.generator.pairs = None
+    if isinstance(student.generator, OneStep):
+        student.generator.pairs = None
     return student

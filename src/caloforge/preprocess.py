@@ -8,6 +8,7 @@ voxels misses first. The number of filled voxels and the energy are enforced on 
 the voxels, unless moments are imposed (``tilt``).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +30,9 @@ class PreprocessConfig:
 
     threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
     scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too (``tilt``),
-    "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; conditions: "direction" (direction
+    "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; layers: their energies as logits of
+    successive "fractions" of the incident energy, best for showers that are contained, or as "logs", in which particles
+    that pass a layer without showering stand at one place whatever their energy; conditions: "direction" (direction
     cosines, the position where the straight line of the particle is ``depth_mm`` deep, and the kind of particle where
     there are several), or "polar" (theta, phi, position on the front face, as in models of format 1).
 
@@ -44,6 +47,7 @@ class PreprocessConfig:
     n_nodes: int = 7
     scale_mev: float = 1e3
     impose: Literal["none", "moments", "jet"] = "none"
+    layers: Literal["fractions", "logs"] = "fractions"
     conditions: Literal["direction", "polar"] = "direction"
     depth_mm: float = 0.0
     map: Literal["logit", "log", "linear"] = "logit"
@@ -61,6 +65,7 @@ class PreprocessConfig:
             )
 
 
+FEW_LAYERS = 8
 SPAN = 48.0  # wider than any distance to a threshold: keeps layers apart in one sort
 
 
@@ -88,7 +93,7 @@ class ShowerTransform(nn.Module):
         n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments
         self.n_fixed = self.n_globals + self.n_layers + n_given
-        self.fractions = LayerFractions(geometry, config.threshold_mev)
+        self.fractions = LayerFractions(geometry, config.threshold_mev, config.layers == "logs")
         self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
         self.scales = Gaussianize(self.n_layers, 2 * config.n_knots)
         self.voxels = ConditionalGaussianize(geometry, config.n_knots, config.n_nodes)
@@ -110,12 +115,30 @@ class ShowerTransform(nn.Module):
         h = torch.cat([self.layers(g), s, *_some(given)], dim=1)
         uniform = torch.rand(w.shape, generator=torch.Generator().manual_seed(1)).to(w.device)
         v = self.voxels.dequantise(self.voxels(w, s), s, uniform)
-        self.decorrelate.fit(torch.cat([v[:, m] for m in flips]), h.repeat(len(flips), 1))
+        self.decorrelate.fit(torch.cat([v[:, m] for m in flips]), h.repeat(len(flips), 1), self._near())
+
+    def _near(self) -> list[tuple[slice, Tensor]] | None:
+        """The voxels of every layer, and which of [g, s, given] belong to it and the layers beside it: in a deep
+        detector the others would only add noise. The first feature and the conditions belong to all."""
+        n = self.n_layers
+        if n <= FEW_LAYERS:
+            return None
+        layers = torch.arange(n)
+        moments = self.imposed.layers if isinstance(self.imposed, Moments) else layers.repeat(2)
+        owner = torch.cat([layers, layers, moments, layers])
+        given = torch.arange(len(owner), self.n_fixed)
+        out = []
+        for layer, (start, size) in enumerate(zip(self.offsets.int().tolist(), self.sizes.int().tolist(), strict=True)):
+            close = (owner - layer).abs() <= 1
+            close[0] = True
+            out.append((slice(start, start + size), torch.cat([close.nonzero().flatten(), given])))
+        return out
 
     def _raw(self, energy: Tensor, incident: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """g before Gaussianising (N, G), ln(E_l / MeV) (N, L), and w (N, V).
 
-        g: logit(u), number of filled voxels + noise in (0, 1), ln of the second moments in x and y [mm^2].
+        g: logit(u) or ln(E_l / MeV), number of filled voxels + noise in (0, 1), and ln of the second moments in x and
+        y [mm^2] or what is imposed.
         """
         random = torch.Generator().manual_seed(0)  # the same noise for the same number of showers
         fill = 1 - torch.rand(len(energy), 2 * self.n_layers, generator=random, dtype=energy.dtype).to(energy.device)
@@ -124,7 +147,8 @@ class ShowerTransform(nn.Module):
         layers = self.fractions.layer_energies(logits, incident)
         kept = torch.where(torch.isfinite(w), energy, 0.0)
         if self.imposed is not None:
-            moments = [self.imposed.values(kept).to(energy.dtype)]
+            uniform = 1 - torch.rand(len(energy), self.imposed.n_values, generator=random, dtype=energy.dtype)
+            moments = [self.imposed.values(kept, uniform.to(energy.device)).to(energy.dtype)]
             return (
                 torch.cat([logits, filled + 0.999 * fill[:, self.n_layers :], *moments], dim=1),
                 self._scales(layers),
@@ -282,10 +306,13 @@ def _direction_limits(theta: tuple[float, float], phi: tuple[float, float]) -> l
 
 
 def mirrors(geometry: Geometry) -> Array:
-    """Voxel permutations (S, V) that mirror every layer of a cartesian geometry in x and y; identity alone otherwise.
+    """Voxel permutations (S, V), the identity first: mirror images in x and y of a cartesian geometry, rotations and
+    their mirror images of a polar one; the identity alone where the layers have no such symmetry in common.
 
-    They are exact symmetries of a planar detector hit in its centre at normal incidence.
+    They are exact symmetries of a detector hit in its centre at normal incidence.
     """
+    if all(layer.kind == "polar" for layer in geometry.layers):
+        return _rotations(geometry)
     even = all(
         layer.kind == "cartesian"
         and np.allclose(layer.first, -np.array(layer.first)[::-1])
@@ -294,9 +321,24 @@ def mirrors(geometry: Geometry) -> Array:
     )
     if not even:
         return np.arange(geometry.n_voxels)[None]
-    grids = [
+    flips = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
+    return np.stack([np.concatenate([g[::a, ::b].ravel() for g in _grids(geometry)]) for a, b in flips])
+
+
+def _rotations(geometry: Geometry) -> Array:
+    start = geometry.layers[0].first[0]
+    for layer in geometry.layers:
+        if not np.allclose(layer.first, start + np.linspace(0, 2 * np.pi, len(layer.first))):
+            return np.arange(geometry.n_voxels)[None]
+    grids = _grids(geometry)
+    n = math.gcd(*(len(grid) for grid in grids if len(grid) > 1)) or 1
+    turned = [[np.roll(grid, k * len(grid) // n, axis=0) for grid in grids] for k in range(n)]
+    return np.stack([np.concatenate([g[::a].ravel() for g in turn]) for a in (1, -1) for turn in turned])
+
+
+def _grids(geometry: Geometry) -> list[Array]:
+    """Numbers of the voxels of each layer, in its shape."""
+    return [
         start + np.arange(v.n_voxels).reshape(v.shape)
         for v, start in zip(geometry.layers, geometry.offsets, strict=False)
     ]
-    flips = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
-    return np.stack([np.concatenate([g[::a, ::b].ravel() for g in grids]) for a, b in flips])

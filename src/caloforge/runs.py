@@ -83,11 +83,12 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
 
 def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None, n_pairs: int, steps: int | None,
             seed: int | None, resume: bool = False, force: bool = False) -> "FastSim":  # fmt: skip
-    """Train a one-step student of the teacher on the showers in ``data``; ``output`` becomes a run folder."""
+    """Train a student of the teacher on the showers in ``data``; ``output`` becomes a run folder."""
     from .config import dump_recipe, load_recipe
     from .default import choose
     from .distill import distill as teach
     from .fastsim import FastSim
+    from .models.caloflow import CaloFlowStudentConfig
     from .models.one_step import OneStepConfig
 
     old = FastSim.load(hub.model(teacher))
@@ -97,8 +98,11 @@ def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None
     source = _Data.open(data)
     old.geometry.require_same(source.showers.geometry, "training showers")
     chosen = _changed(load_recipe(recipe) if recipe else choose(source.showers).student, steps, seed)
-    if not isinstance(chosen.model, OneStepConfig):
-        raise ValueError(f"got a recipe of another family in {recipe}, expected model.family = 'one_step'; correct it")
+    if not isinstance(chosen.model, OneStepConfig | CaloFlowStudentConfig):
+        raise ValueError(
+            f"got a recipe of another family in {recipe}, expected model.family = 'one_step' or 'caloflow_student'; "
+            "correct it"
+        )
     _prepare_folder(output, chosen, resume, force)
     (output / "recipe.toml").write_text(dump_recipe(chosen))
     began = time.monotonic()
@@ -107,7 +111,7 @@ def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None
             old, source.showers, chosen.model, chosen.train, n_pairs=n_pairs, folder=output, resume=resume,
             progress=update,
         )  # fmt: skip
-    about = {"teacher": Path(teacher).name, "n_pairs": n_pairs}
+    about = {"teacher": Path(teacher).name} | ({"n_pairs": n_pairs} if isinstance(chosen.model, OneStepConfig) else {})
     fast = fast.with_card(training=source.origin(chosen, began) | about)
     fast.save(output)
     return fast

@@ -6,6 +6,8 @@ to e in relative entropy (Csiszar, Ann. Probab. 3, 1975). lambda is the minimum 
 method. Empty voxels stay empty and filled ones filled.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -63,8 +65,8 @@ class JetMomentum(nn.Module):
         eta, phi = geometry.centres()[:, :2].T
         self.tilt = Tilt(np.stack([np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta)], axis=1))
 
-    def values(self, pixels: Tensor) -> Tensor:
-        """q of the images, in float64."""
+    def values(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """q of the images, in float64; they need no spreading by ``uniform``."""
         px, py, pz, energy = self.tilt.sums(pixels).unbind(1)
         pt = torch.hypot(px, py).clamp_min(1e-9)
         mass = (energy**2 - pt**2 - pz**2).clamp_min(0.0).sqrt()
@@ -83,45 +85,88 @@ class JetMomentum(nn.Module):
 
 
 class Moments(nn.Module):
-    """Voxels [MeV] (N, V) <-> q (N, 5 L): of each layer the centre of energy (x, y) [m], the logarithms of the
-    variances along x and y [m^2], and the correlation of x and y.
+    """Voxels [MeV] (N, V) <-> q (N, Q), of one layer after the other: of a cartesian one the centre of energy (x, y)
+    [m], the logarithms of the variances along x and y [m^2], and the correlation of x and y; of a polar one the mean of
+    r [m] and the logarithm of its variance.
 
     A hundredth of the layer's mean pitch, squared, is added to the variances, so that one filled voxel has a logarithm.
     """
 
     n_values: int
+    layers: Tensor  # of every value, (Q,)
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__()
         self.parts = [slice(*pair) for pair in zip(geometry.offsets[:-1], geometry.offsets[1:], strict=True)]
-        self.n_values = 5 * geometry.n_layers
         places = [geometry.centres()[part, :2].T * 1e-3 for part in self.parts]
-        self.smallest = [1e-4 * float(np.ptp(np.stack([x, y])) ** 2) / len(x) + 1e-12 for x, y in places]
-        self.tilts = nn.ModuleList(Tilt(np.stack([x * 0 + 1, x, y, x * x, y * y, x * y], axis=1)) for x, y in places)
+        polar = [layer.kind == "polar" for layer in geometry.layers]
+        self.layers = torch.tensor([k for k, is_polar in enumerate(polar) for _ in range(2 if is_polar else 5)])
+        self.n_values = len(self.layers)
+        self.smallest = [
+            1e-4 * float(np.ptp(np.hypot(x, y)) / layer.shape[1]) ** 2 + 1e-12 if layer.kind == "polar"
+            else 1e-4 * float(np.ptp(np.stack([x, y])) ** 2) / len(x) + 1e-12
+            for layer, (x, y) in zip(geometry.layers, places, strict=True)
+        ]  # fmt: skip
+        self.tilts = nn.ModuleList(
+            Tilt(_radial(np.hypot(x, y)) if is_polar else np.stack([x * 0 + 1, x, y, x * x, y * y, x * y], axis=1))
+            for is_polar, (x, y) in zip(polar, places, strict=True)
+        )
 
-    def values(self, voxels: Tensor) -> Tensor:
-        """q of the showers, in float64; a layer without energy counts as one voxel in its middle."""
-        out = []
+    def values(self, voxels: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """q of the showers, in float64; a layer without energy counts as one voxel in its middle.
+
+        uniform: (N, Q) in (0, 1], spreads by about a hundredth of the pitch what few filled voxels give exactly, such
+        as the variance 0 of a single one, so that q has a density.
+        """
+        out: list[Tensor] = []
         for part, tilt, smallest in zip(self.parts, self.tilts, self.smallest, strict=True):
             sums = tilt.sums(voxels[:, part])  # type: ignore[operator]
-            x, y, xx, yy, xy = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)[1:]
-            var_x, var_y = (xx - x * x).clamp_min(0) + smallest, (yy - y * y).clamp_min(0) + smallest
-            out += [x, y, torch.log(var_x), torch.log(var_y), (xy - x * y) / (var_x * var_y).sqrt()]
+            means = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)[1:]
+            n = 2 if len(means) == 2 else 5
+            u = None if uniform is None else uniform[:, len(out) : len(out) + n].double().unbind(1)
+            least = [smallest if u is None else smallest * v for v in (u or means)]
+            near = [0.0 if u is None else smallest**0.5 * (v - 0.5) for v in (u or means)]
+            if n == 2:
+                r, rr = means
+                out += [r + near[0], torch.log((rr - r * r).clamp_min(0) + least[1])]
+                continue
+            x, y, xx, yy, xy = means
+            var_x, var_y = (xx - x * x).clamp_min(0) + least[2], (yy - y * y).clamp_min(0) + least[3]
+            correlation = (xy - x * y) / (var_x * var_y).sqrt() + (0.0 if u is None else 0.02 * (u[4] - 0.5))
+            out += [x + near[0], y + near[1], torch.log(var_x), torch.log(var_y), correlation]
         return torch.stack(out, dim=1)
 
     def impose(self, voxels: Tensor, q: Tensor) -> Tensor:
         """Voxels (N, V) with these moments; the energies of the layers stay."""
-        out = []
-        for k, (part, tilt, smallest) in enumerate(zip(self.parts, self.tilts, self.smallest, strict=True)):
-            x, y, log_x, log_y, correlation = q[:, 5 * k : 5 * k + 5].double().unbind(1)
-            var_x, var_y = torch.exp(log_x), torch.exp(log_y)
-            xy = correlation * (var_x * var_y).sqrt() + x * y
-            xx, yy = ((v - smallest).clamp_min(0) + m * m for v, m in ((var_x, x), (var_y, y)))
-            moments = torch.stack([torch.ones_like(x), x, y, xx, yy, xy], dim=1)
+        out, start = [], 0
+        for part, tilt, smallest in zip(self.parts, self.tilts, self.smallest, strict=True):
+            n = 2 if tilt.basis.shape[1] == 3 else 5  # type: ignore[union-attr, index]
+            own = q[:, start : start + n].double().unbind(1)
+            start += n
+            moments = _radial_sums(own, smallest) if n == 2 else _planar_sums(own, smallest)
             energy = voxels[:, part]
             tilted = tilt.impose(energy, moments * energy.double().sum(1, keepdim=True))  # type: ignore[operator]
             out.append(tilted * (energy.sum(1, keepdim=True) / tilted.sum(1, keepdim=True).clamp_min(1e-9)))
         return torch.cat(out, dim=1)
+
+
+def _radial(r: Array) -> Array:
+    return np.stack([r * 0 + 1, r, r * r], axis=1)
+
+
+def _radial_sums(q: Sequence[Tensor], smallest: float) -> Tensor:
+    """Means of 1, r and r^2 from the mean and the logarithm of the variance: (N, 3)."""
+    r, log_r = q
+    return torch.stack([torch.ones_like(r), r, (torch.exp(log_r) - smallest).clamp_min(0) + r * r], dim=1)
+
+
+def _planar_sums(q: Sequence[Tensor], smallest: float) -> Tensor:
+    """Means of 1, x, y, x^2, y^2 and xy from centre, logarithms of the variances, and correlation: (N, 6)."""
+    x, y, log_x, log_y, correlation = q
+    var_x, var_y = torch.exp(log_x), torch.exp(log_y)
+    xy = correlation * (var_x * var_y).sqrt() + x * y
+    xx, yy = ((v - smallest).clamp_min(0) + m * m for v, m in ((var_x, x), (var_y, y)))
+    return torch.stack([torch.ones_like(x), x, y, xx, yy, xy], dim=1)
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:

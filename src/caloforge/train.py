@@ -33,20 +33,22 @@ from .showers import Showers
 Progress = Callable[[int, int, str], None]
 ALL = slice(None)
 MOST_SEPARATED = 3000  # held-out showers that choose a step
+MOST_IMAGES = 8  # of one shower, where every image is a shower of its own
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """One default per number.
 
-    steps of ``batch`` showers, computed in ``parts`` equal pieces, for less memory or for several processes; lr: peak
-    rate of AdamW after ``warmup`` steps, then by ``schedule`` cosine to 0 or constant; ema: decay of the weight average
-    that becomes the model; clip: gradient norm; bf16: autocast, except on a CPU that is slow in it (the log says
-    "precision"); mirror: augment with the mirror images of a planar detector hit in its centre; validation: fraction of
-    the showers kept out of training; keep: each objective's averaged weights from its best validation loss ("best":
-    early stopping), all averaged weights from the log step at which showers of the held-out particles had the lowest
-    mean separation power ("separation", for GANs, whose losses say nothing), or from the end ("last"); log_every and
-    checkpoint_every in steps; device: "auto" takes a GPU where there is one.
+    steps of ``batch`` showers, computed in ``parts`` equal pieces, for less memory or for several processes; lr:
+    peak rate of AdamW after ``warmup`` steps, then by ``schedule`` cosine to 0 or constant; ema: decay of the
+    weight average that becomes the model; clip: gradient norm; bf16: autocast, except on a CPU that is slow in it
+    (the log says "precision"); mirror: augment with the mirror images (and rotations, of a polar mesh) of a
+    detector hit in its centre; validation: fraction of the showers kept out of training; keep: each objective's
+    averaged weights from its best validation loss ("best": early stopping), all averaged weights from the log step
+    at which showers of the held-out particles had the lowest mean separation power ("separation", for GANs, whose
+    losses say nothing), or from the end ("last"); log_every and checkpoint_every in steps; device: "auto" takes a
+    GPU where there is one.
     """
 
     steps: int = 20_000
@@ -183,7 +185,10 @@ def _prepare(fast: FastSim, showers: Showers, config: TrainConfig, keep: bool) -
     order = torch.randperm(n, generator=torch.Generator().manual_seed(config.seed)).numpy()
     kept, held = showers[order[n_validation:]], showers[order[:n_validation]]
     images = mirrors(fast.geometry) if config.mirror else mirrors(fast.geometry)[:1]
-    if fast.card.preprocess["impose"] != "none":  # mirroring changes layer features too: the images become showers
+    preprocess = fast.card.preprocess
+    turns = preprocess["voxels"] == "gaussian" and fast.geometry.layers[0].kind == "polar"
+    if preprocess["impose"] != "none" or turns:  # layer features change with the image: the images become showers
+        images = images[:: -(-len(images) // MOST_IMAGES)]
         kept = Showers.concat([replace(kept, energy=kept.energy[:, image]) for image in images])
         images = images[:1]
     flips = torch.from_numpy(images)

@@ -7,6 +7,8 @@ N showers, V voxels, L layers. The layer fractions are those of CaloFlow (Krause
 and every voxel is taken relative to the energy of its layer, w = ln(e / E_l).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -21,16 +23,17 @@ H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapola
 class LayerFractions(nn.Module):
     """Voxel energies [MeV] <-> logit(u), (N, L), and w, (N, V), with w = -inf in empty voxels.
 
-    threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1.
-    Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1].
+    threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1; absolute: ln(E_l / MeV)
+    instead of logit(u_l), capped to the ceiling on the way back. Layer energies below the threshold are dequantised to
+    threshold * ``fill`` with fill (N, L) in (0, 1].
     """
 
     layer_index: Tensor
     ceiling: Tensor
 
-    def __init__(self, geometry: Geometry, threshold: float) -> None:
+    def __init__(self, geometry: Geometry, threshold: float, absolute: bool = False) -> None:
         super().__init__()
-        self.threshold, self.n_layers = threshold, geometry.n_layers
+        self.threshold, self.n_layers, self.absolute = threshold, geometry.n_layers, absolute
         self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()))
         self.register_buffer("ceiling", torch.ones(()))
 
@@ -47,6 +50,8 @@ class LayerFractions(nn.Module):
         layers = self.layer_sums(energy)
         w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
+        if self.absolute:
+            return torch.log(layers), w
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
         top = (self.ceiling * incident - total).clamp_min(1e-6 * total)
@@ -69,6 +74,11 @@ class LayerFractions(nn.Module):
 
     def layer_energies(self, logits: Tensor, incident: Tensor) -> Tensor:
         """Layer energies [MeV], (N, L); below the threshold they are 0. Best with float64 logits."""
+        if self.absolute:
+            layers = torch.exp(logits)
+            most = (self.ceiling * incident).to(logits.dtype)[:, None]
+            layers = layers * (most / layers.sum(1, keepdim=True)).clamp_max(1.0)
+            return torch.where(layers < self.threshold, 0.0, layers)
         log_keep = nn.functional.logsigmoid(logits)  # ln u_l
         log_pass = nn.functional.logsigmoid(-logits)[:, 1:].cumsum(1)  # ln prod (1 - u_k)
         total = torch.log(self.ceiling * incident).to(logits.dtype)[:, None] + log_keep[:, :1]
@@ -251,9 +261,10 @@ class Decorrelate(nn.Module):
     """v (N, V) <-> y = (v - mu(h)) / sigma(h) C^-1/2: what is left of v given h (N, H), with unit covariance.
 
     mu and ln sigma^2 are regressions on phi(h): 1, h, the products of two of them (their squares only, for more than
-    16) and hinges max(h - k, 0) at fixed knots k. C: covariance of (v - mu)/sigma; only its diagonal for more than 2048
-    voxels. Independent normal y are then a Gaussian copula with the right means, widths and correlations, and a network
-    has to learn only what differs from it.
+    16) and hinges max(h - k, 0) at fixed knots k. C: covariance of (v - mu)/sigma; only its diagonal for more than
+    2048 voxels. near: which of the H numbers the regressions of some voxels see, by default all of them. Independent
+    normal y are then a Gaussian copula with the right means, widths and correlations, and a network has to learn only
+    what differs from it.
     """
 
     slopes: Tensor
@@ -279,16 +290,15 @@ class Decorrelate(nn.Module):
         hinges = (h[:, :, None] - self.knots.to(h.dtype)).clamp_min(0.0).flatten(1)
         return torch.cat([torch.ones_like(h[:, :1]), h, h[:, first] * h[:, second], hinges], dim=1)
 
-    def fit(self, v: Tensor, h: Tensor) -> None:
-        """Set regressions and covariance from v (N, V) and h (N, H)."""
-        terms, v = self._terms(h.double()), v.double()
-        small = 1e-4 * len(v) * torch.eye(terms.shape[1], dtype=v.dtype)
-        square = terms.T @ terms + small
-        slopes = torch.linalg.solve(square, terms.T @ v)
-        rest = v - terms @ slopes
-        logs = 0.5 * torch.log(rest.square() + 1e-4)
-        widths = torch.linalg.solve(square, terms.T @ logs)
-        rest = rest * torch.exp(-self._bounded(terms @ widths))
+    def fit(self, v: Tensor, h: Tensor, near: Sequence[tuple[slice, Tensor]] | None = None) -> None:
+        """Set regressions and covariance from v (N, V) and h (N, H); near: voxels and the indices of what they see."""
+        n, terms = h.shape[1], self._terms(h.double())
+        slopes, widths = (torch.zeros(x.shape, dtype=terms.dtype) for x in (self.slopes, self.widths))
+        rest = torch.zeros_like(v, dtype=terms.dtype if self.full else v.dtype)
+        for part, seen in near or [(slice(None), torch.arange(n))]:
+            columns = self._columns(seen, n)
+            own = v[:, part].double()
+            slopes[columns, part], widths[columns, part], rest[:, part] = self._regressed(own, terms[:, columns])
         if self.full:
             values, vectors = torch.linalg.eigh(torch.cov(rest.T).reshape(v.shape[1], v.shape[1]))
             root = vectors * values.clamp_min(1e-4).sqrt() @ vectors.T
@@ -296,6 +306,22 @@ class Decorrelate(nn.Module):
             root = rest.std(0).clamp_min(1e-2)
         self.slopes, self.widths, self.root = slopes.float(), widths.float(), root.float()
         self.white = torch.zeros_like(self.white)
+
+    def _columns(self, seen: Tensor, n: int) -> Tensor:
+        """Columns of ``_terms`` that hold what is ``seen`` of the n numbers: all, where the products are mixed."""
+        if n <= 16 or len(seen) == n:
+            return torch.arange(len(self.slopes))
+        hinges = 1 + 2 * n + len(self.knots) * seen[:, None] + torch.arange(len(self.knots))
+        return torch.cat([torch.zeros(1, dtype=torch.long), 1 + seen, 1 + n + seen, hinges.flatten()])
+
+    def _regressed(self, v: Tensor, terms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes of mu and of ln sigma on the terms (N, T), each (T, V), and (v - mu)/sigma, (N, V)."""
+        square = terms.T @ terms + 1e-4 * len(v) * torch.eye(terms.shape[1], dtype=v.dtype)
+        slopes = torch.linalg.solve(square, terms.T @ v)
+        rest = v - terms @ slopes
+        logs = 0.5 * torch.log(rest.square() + 1e-4)
+        widths = torch.linalg.solve(square, terms.T @ logs)
+        return slopes, widths, rest * torch.exp(-self._bounded(terms @ widths))
 
     @staticmethod
     def _bounded(log_width: Tensor) -> Tensor:

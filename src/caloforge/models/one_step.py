@@ -19,7 +19,7 @@ directions.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,14 @@ SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are coun
 
 @dataclass(frozen=True)
 class OneStepConfig:
-    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; impose: whether the student too
+    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
+    energies (``PreprocessConfig``); impose: whether the student too
     imposes them, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth: for F;
     n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
     the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
+    layers: Literal["fractions", "logs"] = "fractions"
     impose: bool = True
     width: int = 192
     depth: int = 2
@@ -271,6 +273,8 @@ class OneStep(Generator):
         raw = value + (place - left) * slope
         u = raw[:, : self.n_layers]
         log_incident = torch.log(self.ceiling * self.sizes.incident_energy(c))[:, None]
+        if self.config.layers == "logs":
+            return raw, u - (torch.log(torch.exp(u).sum(1, keepdim=True)) - log_incident).clamp_min(0.0)
         return raw, log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
 
     def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> Tensor:

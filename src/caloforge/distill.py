@@ -72,7 +72,11 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         lowest, g = lowest[order], g[order].clone()
         units = _scale_moments(g[2 * transform.n_layers :])
         student.adopt_units(1e3 * units)
-    student.adopt_tables(threshold, float(transform.fractions.ceiling), lowest, g, nodes, torch.stack(rows))
+    q = torch.stack(rows)  # (J, V, K)
+    shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_reduce_(
+        1, student.ring, q, "mean", include_self=False
+    )
+    student.adopt_tables(threshold, float(transform.fractions.ceiling), lowest, g, nodes, shared)
     student.root.copy_(transform.decorrelate.root)
 
 

@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ..preprocess import mirrors
 from ..transforms import LARGEST_COVARIANCE
 from .base import Generator, Objective, Sizes, randn_like, require_sizes
 
@@ -43,7 +45,8 @@ class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
     energies (``PreprocessConfig``); impose: whether the student too
     imposes them, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth: for F;
-    n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
+    rings: whether voxels that the rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer
+    energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
     the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
@@ -53,6 +56,7 @@ class OneStepConfig:
     depth: int = 2
     layer_width: int = 96
     layer_depth: int = 2
+    rings: bool = False
     n_nodes: int = 12
     n_knots: int = 48
     n_read: int = 246
@@ -98,6 +102,7 @@ class OneStep(Generator):
     exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "basis")
 
     index: Tensor  # layer of each voxel, (V,)
+    ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
     member: Tensor  # the same one-hot, (V, L)
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
@@ -134,7 +139,7 @@ class OneStep(Generator):
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
         self.imposes = config.impose and config.per_layer == 2 + N_MOMENTS
         n_given = self.n_globals + n_c
-        self.voxels = _mlp(n_given, config.width, config.depth, 2 * n_voxels + n_layers)
+        self.voxels = _mlp(n_given, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
             self.newton = _mlp(n_given, config.layer_width, 1, N_MOMENTS**2 * n_layers)
 
@@ -143,19 +148,32 @@ class OneStep(Generator):
         index = torch.from_numpy(layer_index.copy())
         fixed = {"index": index, "member": functional.one_hot(index, n_layers).float(), "places": places}
         fixed["first_g"] = torch.arange(self.n_globals) * (config.n_read - 1)
-        fixed["first_v"] = torch.arange(n_voxels) * (config.n_knots + 1)
+        fixed["ring"] = self._rings()
+        self.n_rings = int(fixed["ring"].max()) + 1
+        fixed["first_v"] = fixed["ring"] * (config.n_knots + 1)
         fixed["shares"] = _shares(n_layers)
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         g = torch.linspace(-G_MAX, G_MAX, config.n_read).repeat(self.n_globals, 1)
         g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
-        q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, n_voxels, 1)
+        q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("basis", torch.zeros(n_voxels, (1 + N_MOMENTS) * n_layers))
         self.adopt_units(torch.full((2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
+
+    def _rings(self) -> Tensor:
+        geometry = self.sizes.mesh("one_step")
+        images = mirrors(geometry)
+        if not self.config.rings:
+            return torch.arange(geometry.n_voxels)
+        if len(images) == 1 or geometry.layers[0].kind != "polar":
+            raise ValueError(
+                f"got rings for {geometry.name!r}, expected a polar mesh that can be turned; set model.rings to false"
+            )
+        return torch.from_numpy(np.unique(images.min(0), return_inverse=True)[1].reshape(-1))
 
     def adopt_units(self, units: Tensor) -> None:
         """Count moments along x and y in these lengths [mm], (2, L).
@@ -173,7 +191,7 @@ class OneStep(Generator):
 
         threshold: of voxels [MeV]; ceiling: largest E_tot/E_inc; g: raw layer features (G, n_read) at regular values
         from ``lowest`` (G,) to G_MAX; nodes: regular ln(E_l/MeV), (L, n_nodes); q: ln of the excess over the threshold
-        [MeV], (n_nodes, V, n_knots), at regular margins from 0 to REACH.
+        [MeV], (n_nodes, K, n_knots), at regular margins from 0 to REACH.
         """
         self.threshold, self.ceiling = torch.tensor(threshold), torch.tensor(float(ceiling))
         self.lowest, self.per_g = lowest.float(), ((self.config.n_read - 1) / (G_MAX - lowest)).float()
@@ -279,8 +297,10 @@ class OneStep(Generator):
 
     def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> Tensor:
         """m (N, V), shifted in every layer for the number of filled voxels in ``raw``."""
-        n_layers, n_voxels, z_v = self.n_layers, self.sizes.n_voxels, z[:, self.n_globals :]
-        mu, rho, rate = torch.split(self.voxels(given), [n_voxels, n_voxels, n_layers], 1)
+        n_layers, z_v = self.n_layers, z[:, self.n_globals :]
+        mu, rho, rate = torch.split(self.voxels(given), [self.n_rings, self.n_rings, n_layers], 1)
+        if self.config.rings:
+            mu, rho = mu.index_select(1, self.ring), rho.index_select(1, self.ring)
         own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
         missing = raw[:, n_layers : 2 * n_layers] - torch.sigmoid(SHARPNESS * own) @ self.member
         moved = own + (missing * rate).index_select(1, self.index)
@@ -293,7 +313,7 @@ class OneStep(Generator):
         at = ((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3).index_select(1, self.index)
         place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
         node, left = at.floor(), place.floor()
-        row = (node * (self.sizes.n_voxels * (n_knots + 1)) + left).long() + self.first_v
+        row = (node * (self.n_rings * (n_knots + 1)) + left).long() + self.first_v
         a, b, slope, slope_b = functional.embedding(row, self.q).unbind(2)
         p, f = place - left, at - node
         return a + p * b + f * (slope + p * slope_b)

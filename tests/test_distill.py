@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def teacher(impose: Any = "moments", model: Any = None, layers: Any = "fractions
     return fast
 
 
-@pytest.mark.parametrize("layers", ["fractions", "logs"])
+@pytest.mark.parametrize("layers", ["fractions", "logs", "rest"])
 def test_the_student_has_its_teachers_tables(layers: Any) -> None:
     """With the teacher's layer features and margins its showers are the teacher's, before moments are imposed."""
     old = teacher("none", layers=layers)
@@ -62,6 +63,24 @@ def test_the_student_has_its_teachers_tables(layers: Any) -> None:
         made = student._decoded(pairs.z.float(), pairs.c, pairs.g)
     layers = old.transform.fractions.layer_energies(raw[:, :2], student.sizes.incident_energy(pairs.c))  # type: ignore[union-attr,operator]
     torch.testing.assert_close((made.e @ student.member).double(), layers, rtol=1e-3, atol=1e-3)
+
+
+def test_rings_share_their_tables() -> None:
+    rings = [Layer("polar", regular(-np.pi, np.pi, 4), (0.0, 10.0, 20.0, 50.0), (k, k + 1)) for k in range(2)]
+    geometry = Geometry("rings", tuple(rings))
+    showers = small_showers(geometry, n=300)
+    recipes = choose(showers, steps=20)
+    assert recipes.student.model.rings  # type: ignore[union-attr]
+    old = FastSim.create(geometry, CopulaConfig(8, 1, 4), valid=showers.incident, preprocess=recipes.teacher.preprocess)
+    fit(old, showers, TrainConfig(steps=5, batch=128, warmup=1, bf16=False, mirror=True, log_every=5))
+    student = distill(old, showers, replace(STUDENT, rings=True, pair_steps=10), replace(TRAIN, steps=20), n_pairs=500)
+    generator = student.generator
+    assert isinstance(generator, OneStep)
+    assert generator.n_rings == 6
+    assert generator.ring.reshape(2, 4, 3).tolist() == [[[0, 1, 2]] * 4, [[3, 4, 5]] * 4]
+    assert student.simulate(showers.incident, seed=1).total.mean() == pytest.approx(showers.total.mean(), rel=0.3)
+    with pytest.raises(ValueError, match=r"got rings for 'planar', expected a polar mesh that can be turned"):
+        student_of(teacher(), replace(STUDENT, rings=True))
 
 
 def test_moments_stand_in_the_students_order() -> None:

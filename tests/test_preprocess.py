@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -198,10 +200,11 @@ def test_moments_that_are_drawn_are_those_of_the_showers() -> None:
     assert ((found - wanted).abs().amax(1) < 2e-2).float().mean() > 0.9
 
 
-def test_layer_energies_as_logarithms_come_back_and_stay_below_the_ceiling() -> None:
+@pytest.mark.parametrize("layers", ["logs", "rest"])
+def test_layer_energies_as_logarithms_come_back_and_stay_below_the_ceiling(layers: Any) -> None:
     showers = small_showers(n=300)
     energy, incident = torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32)
-    transform = ShowerTransform(small_geometry(), PreprocessConfig(threshold_mev=THRESHOLD, layers="logs"))
+    transform = ShowerTransform(small_geometry(), PreprocessConfig(threshold_mev=THRESHOLD, layers=layers))
     transform.fit(energy, incident)
     x = transform.dequantise(transform(energy, incident), torch.rand(energy.shape))
     sums = transform.fractions.layer_sums
@@ -223,7 +226,7 @@ def test_in_a_deep_detector_voxels_depend_on_the_layers_beside_them_only() -> No
         x = transform.dequantise(transform(energy, incident), torch.rand(energy.shape))
         voxels = x[:, transform.n_globals :]
         assert voxels.mean(0).abs().max() < 0.2
-        assert (voxels.std(0) - 1).abs().max() < 0.4  # 1,500 showers fix 150 terms so well
+        assert abs(float(voxels.std(0).median()) - 1) < 0.25  # 1,500 showers fix 150 terms so well
         slopes = transform.decorrelate.slopes[1 : 1 + transform.n_fixed]  # the linear ones
         used = (slopes != 0).reshape(transform.n_fixed, 10, 6).any(2)
         assert used[0].all()

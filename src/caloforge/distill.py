@@ -73,11 +73,12 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         units = _scale_moments(g[2 * transform.n_layers :])
         student.adopt_units(1e3 * units)
     q = torch.stack(rows)  # (J, V, K)
-    shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_reduce_(
-        1, student.ring, q, "mean", include_self=False
-    )
+    shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_add_(1, student.ring, q)
+    shared /= torch.bincount(student.ring)[:, None]
     student.adopt_tables(threshold, float(transform.fractions.ceiling), lowest, g, nodes, shared)
     student.root.copy_(transform.decorrelate.root)
+    if config.layers == "rest":
+        student.largest.copy_(transform.fractions.largest)
 
 
 def moment_order(n_layers: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .geometry import Array, Geometry
 from .tilt import JetMomentum, Moments
-from .transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions
+from .transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions, Layers
 
 CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
@@ -29,12 +29,14 @@ class PreprocessConfig:
     relative to their layer, "fractions", or to the incident energy, "ratio" (``fractions``).
 
     threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
-    scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too (``tilt``),
-    "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; layers: their energies as logits of
-    successive "fractions" of the incident energy, best for showers that are contained, or as "logs", in which particles
-    that pass a layer without showering stand at one place whatever their energy; conditions: "direction" (direction
-    cosines, the position where the straight line of the particle is ``depth_mm`` deep, and the kind of particle where
-    there are several), or "polar" (theta, phi, position on the front face, as in models of format 1).
+    scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too
+    (``tilt``), "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; layers: their energies
+    as logits of successive "fractions" of the incident energy, or as "logs", in which empty layers and particles that
+    pass without showering stand at one place whatever their energy, or "rest", logs of all but the layer with most
+    energy, beside the fraction of the incident energy that is deposited, best for showers that are contained;
+    conditions: "direction" (direction cosines, the position where the straight line of the particle is ``depth_mm``
+    deep, and the kind of particle where there are several), or "polar" (theta, phi, position on the front face, as in
+    models of format 1).
 
     Of "fractions" and "ratio" only: map: of each fraction to a feature, "logit", "log" or "linear"; noise_mev: width of
     the uniform noise added to every voxel, 0 for none; standardise: features to mean 0 and deviation 1, "voxel" each by
@@ -47,7 +49,7 @@ class PreprocessConfig:
     n_nodes: int = 7
     scale_mev: float = 1e3
     impose: Literal["none", "moments", "jet"] = "none"
-    layers: Literal["fractions", "logs"] = "fractions"
+    layers: Layers = "fractions"
     conditions: Literal["direction", "polar"] = "direction"
     depth_mm: float = 0.0
     map: Literal["logit", "log", "linear"] = "logit"
@@ -93,7 +95,7 @@ class ShowerTransform(nn.Module):
         n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments
         self.n_fixed = self.n_globals + self.n_layers + n_given
-        self.fractions = LayerFractions(geometry, config.threshold_mev, config.layers == "logs")
+        self.fractions = LayerFractions(geometry, config.threshold_mev, config.layers)
         self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
         self.scales = Gaussianize(self.n_layers, 2 * config.n_knots)
         self.voxels = ConditionalGaussianize(geometry, config.n_knots, config.n_nodes)
@@ -127,10 +129,11 @@ class ShowerTransform(nn.Module):
         moments = self.imposed.layers if isinstance(self.imposed, Moments) else layers.repeat(2)
         owner = torch.cat([layers, layers, moments, layers])
         given = torch.arange(len(owner), self.n_fixed)
+        total = int(self.fractions.largest.argmax()) if self.fractions.kind == "rest" else 0
         out = []
         for layer, (start, size) in enumerate(zip(self.offsets.int().tolist(), self.sizes.int().tolist(), strict=True)):
             close = (owner - layer).abs() <= 1
-            close[0] = True
+            close[total] = True
             out.append((slice(start, start + size), torch.cat([close.nonzero().flatten(), given])))
         return out
 

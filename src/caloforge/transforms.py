@@ -8,6 +8,7 @@ and every voxel is taken relative to the energy of its layer, w = ln(e / E_l).
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,31 +16,42 @@ from torch import Tensor, nn
 
 from .geometry import Geometry
 
+Layers = Literal["fractions", "logs", "rest"]
+
 MANY = 16_384  # table entries that are searched instead of compared
 LARGEST_COVARIANCE = 2048  # voxels
+LARGEST_LOG = 30.0  # of an energy in MeV
+LEAST_REST = 1e-3  # of the energy of a shower, left for the layer that takes the rest
 H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapolation
 
 
 class LayerFractions(nn.Module):
     """Voxel energies [MeV] <-> logit(u), (N, L), and w, (N, V), with w = -inf in empty voxels.
 
-    threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1; absolute: ln(E_l / MeV)
-    instead of logit(u_l), capped to the ceiling on the way back. Layer energies below the threshold are dequantised to
-    threshold * ``fill`` with fill (N, L) in (0, 1].
+    threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1; kind: "fractions", or
+    "logs" for ln(E_l / MeV) in place of logit(u_l), capped to the ceiling on the way back, or "rest", the same but
+    logit(u_0) in place of the layer that holds most on average, ``largest``, which then takes what the others leave.
+    Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1].
     """
 
     layer_index: Tensor
     ceiling: Tensor
+    largest: Tensor  # one-hot, (L,)
 
-    def __init__(self, geometry: Geometry, threshold: float, absolute: bool = False) -> None:
+    def __init__(self, geometry: Geometry, threshold: float, kind: Layers = "fractions") -> None:
         super().__init__()
-        self.threshold, self.n_layers, self.absolute = threshold, geometry.n_layers, absolute
+        self.threshold, self.n_layers, self.kind = threshold, geometry.n_layers, kind
+        if kind == "rest":
+            self.register_buffer("largest", nn.functional.one_hot(torch.tensor(0), geometry.n_layers).float())
         self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()))
         self.register_buffer("ceiling", torch.ones(()))
 
     def fit(self, energy: Tensor, incident: Tensor) -> None:
         """Set c from the largest response seen: energy (N, V), incident (N,), in MeV."""
         self.ceiling = (1.02 * (energy.sum(1) / incident).max()).to(torch.float32)
+        if self.kind == "rest":
+            most = self.layer_sums(energy).mean(0).argmax()
+            self.largest = nn.functional.one_hot(most, self.n_layers).to(self.largest)
 
     def layer_sums(self, values: Tensor) -> Tensor:
         """Sum over the voxels of each layer: (N, V) -> (N, L)."""
@@ -50,11 +62,13 @@ class LayerFractions(nn.Module):
         layers = self.layer_sums(energy)
         w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
-        if self.absolute:
+        if self.kind == "logs":
             return torch.log(layers), w
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
         top = (self.ceiling * incident - total).clamp_min(1e-6 * total)
+        if self.kind == "rest":
+            return torch.where(self.largest > 0, torch.log(total / top)[:, None], torch.log(layers)), w
         # logit(u_l) = ln E_{l-1} - ln sum_{k >= l} E_k: as a difference of logarithms it keeps tiny layers exact.
         logits = torch.cat([torch.log(total / top)[:, None], torch.log(layers[:, :-1] / rest[:, 1:])], dim=1)
         return logits, w
@@ -74,10 +88,8 @@ class LayerFractions(nn.Module):
 
     def layer_energies(self, logits: Tensor, incident: Tensor) -> Tensor:
         """Layer energies [MeV], (N, L); below the threshold they are 0. Best with float64 logits."""
-        if self.absolute:
-            layers = torch.exp(logits)
-            most = (self.ceiling * incident).to(logits.dtype)[:, None]
-            layers = layers * (most / layers.sum(1, keepdim=True)).clamp_max(1.0)
+        if self.kind != "fractions":
+            layers = self._layers_of_logs(logits, (self.ceiling * incident).to(logits.dtype)[:, None])
             return torch.where(layers < self.threshold, 0.0, layers)
         log_keep = nn.functional.logsigmoid(logits)  # ln u_l
         log_pass = nn.functional.logsigmoid(-logits)[:, 1:].cumsum(1)  # ln prod (1 - u_k)
@@ -86,6 +98,16 @@ class LayerFractions(nn.Module):
         own = torch.cat([log_keep[:, 1:], torch.zeros_like(total)], dim=1)  # the last layer keeps all that is left
         layers = torch.exp(total + before + own)
         return torch.where(layers < self.threshold, 0.0, layers)
+
+    def _layers_of_logs(self, logits: Tensor, most: Tensor) -> Tensor:
+        """Layer energies that sum to ``most`` (N, 1) or less, or to a part of it where ``largest`` takes the rest."""
+        if self.kind == "logs":
+            layers = torch.exp(logits)
+            return layers * (most / layers.sum(1, keepdim=True)).clamp_max(1.0)
+        total = most * torch.sigmoid((logits * self.largest).sum(1, keepdim=True))
+        others = torch.exp(logits.clamp_max(LARGEST_LOG)) * (1 - self.largest)
+        others = others * ((1 - LEAST_REST) * total / others.sum(1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
+        return others + (total - others.sum(1, keepdim=True)) * self.largest
 
 
 class Gaussianize(nn.Module):

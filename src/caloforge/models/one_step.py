@@ -19,7 +19,7 @@ directions.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..preprocess import mirrors
-from ..transforms import LARGEST_COVARIANCE
+from ..transforms import LARGEST_COVARIANCE, LEAST_REST, Layers
 from .base import Generator, Objective, Sizes, randn_like, require_sizes
 
 EMPTY = -40.0  # q of an empty voxel
@@ -50,7 +50,7 @@ class OneStepConfig:
     the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
-    layers: Literal["fractions", "logs"] = "fractions"
+    layers: Layers = "fractions"
     impose: bool = True
     width: int = 192
     depth: int = 2
@@ -106,6 +106,7 @@ class OneStep(Generator):
     member: Tensor  # the same one-hot, (V, L)
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
+    largest: Tensor  # which layer takes the rest, one-hot (L,)
     root: Tensor  # R, (V, V), or its diagonal (V,) for many voxels
     basis: Tensor
     threshold: Tensor
@@ -134,6 +135,8 @@ class OneStep(Generator):
         self.pairs: Pairs | None = None
         self._make_tables(geometry.layer_index, torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
+        if config.layers == "rest":
+            self.register_buffer("largest", functional.one_hot(torch.tensor(0), n_layers).float())
         self.layers = _mlp(self.n_globals + n_c, config.layer_width, config.layer_depth, self.n_globals)
         full = n_voxels <= LARGEST_COVARIANCE
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
@@ -293,6 +296,11 @@ class OneStep(Generator):
         log_incident = torch.log(self.ceiling * self.sizes.incident_energy(c))[:, None]
         if self.config.layers == "logs":
             return raw, u - (torch.log(torch.exp(u).sum(1, keepdim=True)) - log_incident).clamp_min(0.0)
+        if self.config.layers == "rest":
+            total = torch.exp(log_incident - functional.softplus(-(u * self.largest).sum(1, keepdim=True)))
+            others = (torch.exp(u) * (1 - self.largest)).sum(1, keepdim=True).clamp_min(1e-9)
+            part = ((1 - LEAST_REST) * total / others).clamp_max(1.0)
+            return raw, torch.lerp(u + torch.log(part), torch.log(total - part * others), self.largest)
         return raw, log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
 
     def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> Tensor:

@@ -275,21 +275,31 @@ def jet_images(names: list[str]) -> None:
         drawn[short] = (test, made, values)
         print(short, column, flush=True)
     put_section("GANs of jet images", "\n".join(table(columns)), command("jets", names))
+    jet_shapes(drawn, "gans-jets.png")
+    mean_images(next(iter(drawn.values()))[0], {k: v[1] for k, v in drawn.items()}, "gans-jets-mean.png")
+
+
+def jet_shapes(drawn: dict[str, Any], file: str) -> None:
+    """Mass, pT and subjettiness of W (above) and QCD jets."""
     first = next(iter(drawn.values()))
+    units = {"jet_mass": (1e3, "jet mass [GeV]"), "jet_pt": (1e3, "jet pT [GeV]"), "tau_21": (1.0, "tau_21"),
+             "tau_1": (1.0, "tau_1")}  # fmt: skip
     fig, axes = plt.subplots(2, 4, figsize=(15, 6))
     for row, kind in zip(axes, (24, 21), strict=True):
-        for ax, key in zip(row, ("jet_mass", "jet_pt", "tau_21", "tau_1"), strict=True):
+        for ax, (key, (unit, label)) in zip(row, units.items(), strict=True):
             chosen = first[2][0][key][first[0].incident.pdg == kind]
-            edges = np.linspace(*np.quantile(first[2][0][key], [0.0, 1.0]), 51)
-            ax.hist(chosen, edges, density=True, color="0.8", label="Pythia")
+            edges = np.linspace(*np.quantile(first[2][0][key], [0.0, 1.0]), 51) / unit
+            ax.hist(chosen / unit, edges, density=True, color="0.8", label="Pythia")
             for k, (name, (_, made, values)) in enumerate(drawn.items()):
-                ax.hist(values[1][key][made.incident.pdg == kind], edges, density=True, histtype="step",
+                ax.hist(values[1][key][made.incident.pdg == kind] / unit, edges, density=True, histtype="step",
                         color=f"C{k + 1}", label=name)  # fmt: skip
-            ax.set_title(f"{'W' if kind == 24 else 'QCD'}: {key}", fontsize=9)
+            ax.set_title("W" if kind == 24 else "QCD", fontsize=9)
+            ax.set_xlabel(label, fontsize=8)
+            ax.tick_params(labelsize=7)
             ax.set_yticks([])
     axes[0, 0].legend(fontsize=7)
-    save(fig, "gans-jets.png")
-    mean_images(first[0], {k: v[1] for k, v in drawn.items()}, "gans-jets-mean.png")
+    fig.tight_layout()
+    save(fig, file)
 
 
 def of(showers: Showers, pdg: int) -> Array:

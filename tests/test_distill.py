@@ -10,6 +10,7 @@ import torch
 from caloforge.cli import run
 from caloforge.default import _depth, _threshold, choose
 from caloforge.distill import distill, moment_order, pairs_of, student_of
+from caloforge.export import export
 from caloforge.fastsim import FastSim
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.io import write
@@ -65,13 +66,15 @@ def test_the_student_has_its_teachers_tables(layers: Any) -> None:
     torch.testing.assert_close((made.e @ student.member).double(), layers, rtol=1e-3, atol=1e-3)
 
 
-def test_rings_share_their_tables() -> None:
+@pytest.mark.parametrize("layers", ["logs", "rest"])
+def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -> None:
     rings = [Layer("polar", regular(-np.pi, np.pi, 4), (0.0, 10.0, 20.0, 50.0), (k, k + 1)) for k in range(2)]
     geometry = Geometry("rings", tuple(rings))
     showers = small_showers(geometry, n=300)
     recipes = choose(showers, steps=20)
     assert recipes.student.model.rings  # type: ignore[union-attr]
-    old = FastSim.create(geometry, CopulaConfig(8, 1, 4), valid=showers.incident, preprocess=recipes.teacher.preprocess)
+    preprocess = replace(recipes.teacher.preprocess, layers=layers)
+    old = FastSim.create(geometry, CopulaConfig(8, 1, 4), valid=showers.incident, preprocess=preprocess)
     fit(old, showers, TrainConfig(steps=5, batch=128, warmup=1, bf16=False, mirror=True, log_every=5))
     student = distill(old, showers, replace(STUDENT, rings=True, pair_steps=10), replace(TRAIN, steps=20), n_pairs=500)
     generator = student.generator
@@ -79,6 +82,9 @@ def test_rings_share_their_tables() -> None:
     assert generator.n_rings == 6
     assert generator.ring.reshape(2, 4, 3).tolist() == [[[0, 1, 2]] * 4, [[3, 4, 5]] * 4]
     assert student.simulate(showers.incident, seed=1).total.mean() == pytest.approx(showers.total.mean(), rel=0.3)
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    export(student, tmp_path / "student.onnx")  # refused where the graph gives other showers
     with pytest.raises(ValueError, match=r"got rings for 'planar', expected a polar mesh that can be turned"):
         student_of(teacher(), replace(STUDENT, rings=True))
 

@@ -4,8 +4,9 @@ The rules, for V voxels in L layers:
 
 * voxels below 1 keV count as empty, or below the faintest (FAINTEST) of the filled ones, if that is 0.1 to 1 keV;
 * positions count at the depth where the straight lines of the particles meet the centres of energy best;
-* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does,
-  and as fractions of the incident energy otherwise;
+* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does;
+  as logarithms beside the deposited fraction where one layer always (99.9 %) holds more than 3 % of a shower and there
+  are two to eight layers; and as fractions otherwise;
 * moments are imposed (``tilt``) where every layer has at least 3 bins in r, or along both axes if V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers; its flow has 64 hidden units, 128 for more than 40
@@ -19,7 +20,7 @@ kept unless a classifier (AUC on high-level observables) finds it more than WORS
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,10 +29,11 @@ from .distill import distill
 from .fastsim import FastSim
 from .models.copula import CopulaConfig
 from .models.one_step import OneStepConfig
-from .preprocess import PreprocessConfig, mirrors
+from .preprocess import FEW_LAYERS, PreprocessConfig, mirrors
 from .showers import Incident, Showers
 from .simulate.gun import Gun
 from .train import Progress, TrainConfig, fit, require_trainable
+from .transforms import Layers
 
 if TYPE_CHECKING:
     from .evaluate import Report
@@ -43,6 +45,7 @@ THRESHOLDS = (1e-4, 1e-3)  # MeV
 FAINTEST = 0.005  # quantile of the energies of filled voxels
 WORSE = 0.05
 FLUCTUATES = 0.2
+LEAST_LARGEST = 0.03
 
 
 @dataclass(frozen=True)
@@ -93,9 +96,13 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     return Default(teacher, student)
 
 
-def _layers(showers: Showers) -> Literal["fractions", "logs"]:
-    response = showers.total / showers.incident.energy
-    return "logs" if response.std() > FLUCTUATES * response.mean() else "fractions"
+def _layers(showers: Showers) -> Layers:
+    response, layers = showers.total / showers.incident.energy, showers.layer_energy
+    if response.std() > FLUCTUATES * response.mean():
+        return "logs"
+    largest = layers[:, layers.mean(0).argmax()] / np.maximum(showers.total, 1e-9)
+    few = 2 <= layers.shape[1] <= FEW_LAYERS
+    return "rest" if few and np.quantile(largest, 0.001) > LEAST_LARGEST else "fractions"
 
 
 def _threshold(showers: Showers) -> float:

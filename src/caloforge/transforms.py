@@ -21,7 +21,7 @@ Layers = Literal["fractions", "logs", "rest"]
 MANY = 16_384  # table entries that are searched instead of compared
 LARGEST_COVARIANCE = 2048  # voxels
 LARGEST_LOG = 30.0  # of an energy in MeV
-LEAST_REST = 1e-3  # of the energy of a shower, left for the layer that takes the rest
+LEAST_REST = 0.01  # of the energy of a shower, left for the layer that takes the rest
 H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapolation
 
 

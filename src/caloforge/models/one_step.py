@@ -99,7 +99,7 @@ class Decoded:
 class OneStep(Generator):
     """Student with the teacher's tables; its features x are voxel energies [MeV], (N, V)."""
 
-    exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "basis")
+    exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "basis")  # where there are such
 
     index: Tensor  # layer of each voxel, (V,)
     ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
@@ -163,8 +163,9 @@ class OneStep(Generator):
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
             self.register_buffer(name, torch.zeros(()))
-        self.register_buffer("basis", torch.zeros(n_voxels, (1 + N_MOMENTS) * n_layers))
-        self.adopt_units(torch.full((2, n_layers), 10.0))
+        if config.per_layer == 2 + N_MOMENTS:
+            self.register_buffer("basis", torch.zeros(n_voxels, (1 + N_MOMENTS) * n_layers))
+            self.adopt_units(torch.full((2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
 
     def _rings(self) -> Tensor:

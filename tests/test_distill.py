@@ -103,6 +103,8 @@ def test_regression_and_matching_bring_the_student_to_its_teacher(tmp_path: Path
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     pairs = [row["validation/pairs"] for row in rows if row["step"] <= 100]
     assert pairs[-1] < 0.8 * pairs[0]
+    layers = [row["validation/layers"] for row in rows if row["step"] <= 100]
+    assert layers[-1] < 0.8 * layers[0]
     assert np.isfinite(rows[-1]["validation/showers"])
     assert student.card.family == "one_step"
     made = student.simulate(SHOWERS.incident, seed=1)

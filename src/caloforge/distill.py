@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .fastsim import Card, FastSim
+from .models.base import LayerFlow
 from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
 from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs
 from .preprocess import PreprocessConfig, ShowerTransform
@@ -16,6 +17,7 @@ from .showers import Showers
 from .train import Progress, TrainConfig, fit
 
 CHUNK = 1000
+LAYER_PAIRS = 3  # pairs of the layers alone for each one of noise and showers
 S_MAX = 2.4  # of the Gaussianised layer energies that the student's tables reach
 
 
@@ -103,7 +105,7 @@ def pairs_of(
     """n pairs of noise and what the teacher makes of it, for random ones of contexts c (N, C), energies (N,) [MeV]."""
     transform = teacher.transform
     assert isinstance(transform, ShowerTransform)
-    parts, random = [], torch.Generator().manual_seed(seed)
+    contexts, parts, random = c, [], torch.Generator().manual_seed(seed)
     for start in range(0, n, CHUNK):
         size = min(CHUNK, n - start)
         index = torch.randint(len(c), (size,), generator=random)
@@ -119,7 +121,20 @@ def pairs_of(
         if progress:
             progress(start + size, n, "teacher")
     z, c, g, m = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Pairs(z.half(), c, g, m.clamp(-4.0, REACH).half())
+    return Pairs(z.half(), c, g, m.clamp(-4.0, REACH).half(), _layer_pairs(teacher, contexts, LAYER_PAIRS * n, random))
+
+
+def _layer_pairs(teacher: FastSim, c: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """n pairs of noise and features of the layers, in the student's order, and their contexts."""
+    flow, n_globals = teacher.generator.layers, teacher.transform.n_globals
+    assert isinstance(flow, LayerFlow)
+    given = c[torch.randint(len(c), (n,), generator=random)]
+    z = torch.randn(n, n_globals, generator=random)
+    g = torch.cat([flow.decode(*part) for part in zip(z.split(CHUNK), given.split(CHUNK), strict=True)])
+    if n_globals == (2 + N_MOMENTS) * teacher.geometry.n_layers:
+        order = moment_order(teacher.geometry.n_layers)
+        z, g = z[:, order], g[:, order]
+    return z, given, g
 
 
 def caloflow_student_of(teacher: FastSim, config: CaloFlowStudentConfig, *, seed: int = 0) -> FastSim:

@@ -10,8 +10,9 @@ few operations what its teacher's networks and preprocessing do in many. With th
 shift moves the margins of a layer so that the expected number of filled voxels is n_l. Where moments are
 imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy), with lambda
 = J (what is asked for - what is there): one Newton step with a J that depends on g and c. R is the teacher's; F, mu,
-rho and J are trained in two phases: by regression of g and m on pairs of noise and teacher output (J: of moments),
-and then, F alone, on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan.
+rho and J are trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of
+moments), F on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than
+``pair_steps``, F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan.
 Inference 143, 2013) between whitened observables of real and generated showers of the same particles, along random
 directions.
 """
@@ -37,6 +38,7 @@ BELOW = 1.5  # how far below the threshold a margin still counts in the regressi
 N_BRIGHTEST = 2
 N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
 LARGEST = 2.0  # |lambda b|
+LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
@@ -75,12 +77,14 @@ class OneStepConfig:
 
 @dataclass
 class Pairs:
-    """What the teacher made of noise: z (M, G + V), c (M, C), g (M, G) and margins m (M, V), below 0 where empty."""
+    """What the teacher made of noise: z (M, G + V), c (M, C), g (M, G) and margins m (M, V), below 0 where empty; and
+    of its layer flow alone, which is cheap, more of z_g (K, G), c (K, C) and g (K, G)."""
 
     z: Tensor
     c: Tensor
     g: Tensor
     m: Tensor
+    layers: tuple[Tensor, Tensor, Tensor]
 
     def __deepcopy__(self, memo: Any) -> "Pairs":
         return self  # a weight average copies the student, and needs no pairs of its own
@@ -212,7 +216,8 @@ class OneStep(Generator):
         layers, voxels = list(self.layers.parameters()), list(self.voxels.parameters())
         steps = self.config.pair_steps if self.pairs is not None else None
         if steps is not None:
-            yield Objective("pairs", layers + voxels, self._pair_loss, until=steps)
+            yield Objective("layers", layers, self._layer_loss, until=steps)
+            yield Objective("pairs", voxels, self._pair_loss, until=steps)
         if self.imposes:
             yield Objective("moments", list(self.newton.parameters()), self._moment_loss, every=2)
         if steps is not None:
@@ -220,15 +225,20 @@ class OneStep(Generator):
         else:
             yield Objective("showers", layers + voxels, self._shower_loss)
 
+    def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Pseudo-Huber distance of g from the teacher's."""
+        assert self.pairs is not None
+        index = torch.randint(len(self.pairs.layers[0]), (LAYER_BATCH * len(x),), generator=generator)
+        z, c, g = (v[index].to(x) for v in self.pairs.layers)
+        return _pseudo_huber(self._layer_features(z, c) - g).mean()
+
     def _pair_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Pseudo-Huber distance of g and m from the teacher's."""
+        """Pseudo-Huber distance of m from the teacher's, given its g."""
         assert self.pairs is not None
         pairs = self.pairs
         index = torch.randint(len(pairs.z), (len(x),), generator=generator)
         made = self._decoded(pairs.z[index].to(x), pairs.c[index].to(x), pairs.g[index].to(x))
-        g = self._layer_features(pairs.z[index].to(x), pairs.c[index].to(x))
-        m = made.m.clamp_min(-BELOW) - pairs.m[index].to(x).clamp_min(-BELOW)
-        return _pseudo_huber(g - pairs.g[index].to(x)).mean() + _pseudo_huber(m).mean()
+        return _pseudo_huber(made.m.clamp_min(-BELOW) - pairs.m[index].to(x).clamp_min(-BELOW)).mean()
 
     def _moment_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of the moments from those that were asked for, in units of their spread."""
@@ -247,7 +257,7 @@ class OneStep(Generator):
         fake = self._observables(made.e, filled, c)
         loss = energy_distance(*_whitened(real, fake), self.config.n_slices, generator)
         if self.pairs is not None and self.config.pair_weight:
-            loss = loss + self.config.pair_weight * self._pair_loss(x, c, generator)
+            loss = loss + self.config.pair_weight * self._layer_loss(x, c, generator)
         return loss
 
     def _observables(self, e: Tensor, filled: Tensor, c: Tensor) -> Tensor:

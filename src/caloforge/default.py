@@ -84,8 +84,8 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     n = steps or 5000
     student = Recipe(
         OneStepConfig(
-            impose=not straight, width=width, layer_width=128, layer_depth=3, rings=mirror and polar,
-            pair_steps=max(1, 4 * n // 5),
+            impose=not straight, width=width, layer_width=256, layer_depth=3, rings=mirror and polar and impose,
+            pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

@@ -11,8 +11,8 @@ The rules, for V voxels in L layers:
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers; its flow has 64 hidden units, 128 for more than 40
   layer features;
-* the student imposes moments too where directions or positions vary; it has hidden layers of 128 up to 600 voxels, 192
-  up to 1,000, and 256 beyond.
+* the student imposes moments too where directions or positions vary and for hadrons; it has hidden layers of 128 up to
+  600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for the layers.
 
 A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
 kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
@@ -65,14 +65,14 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     )
     polar = geometry.layers[0].kind == "polar"
     impose = resolved and (polar or geometry.n_voxels <= LARGEST_IMPOSED)
-    incident = showers.incident
+    incident, layers = showers.incident, _layers(showers)
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
     n_features = geometry.n_layers * (7 if impose and not polar else 4)
     teacher = Recipe(
         CopulaConfig(layer_hidden=128 if n_features > 40 else 64),
         PreprocessConfig(
-            impose="moments" if impose else "none", layers=_layers(showers), threshold_mev=_threshold(showers),
+            impose="moments" if impose else "none", layers=layers, threshold_mev=_threshold(showers),
             depth_mm=_depth(showers),
         ),
         TrainConfig(
@@ -84,8 +84,8 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     n = steps or 5000
     student = Recipe(
         OneStepConfig(
-            impose=not straight, width=width, layer_width=256, layer_depth=3, rings=mirror and polar and impose,
-            pair_steps=n,
+            impose=impose and not polar and (not straight or layers == "logs"), width=width, layer_width=256,
+            layer_depth=3, rings=mirror and polar and impose, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

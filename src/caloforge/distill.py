@@ -130,7 +130,7 @@ def _layer_pairs(teacher: FastSim, c: Tensor, n: int, random: torch.Generator) -
     assert isinstance(flow, LayerFlow)
     given = c[torch.randint(len(c), (n,), generator=random)]
     z = torch.randn(n, n_globals, generator=random)
-    g = torch.cat([flow.decode(*part) for part in zip(z.split(CHUNK), given.split(CHUNK), strict=True)])
+    g = torch.cat([flow.decode(*part) for part in zip(torch.split(z, CHUNK), torch.split(given, CHUNK), strict=True)])
     if n_globals == (2 + N_MOMENTS) * teacher.geometry.n_layers:
         order = moment_order(teacher.geometry.n_layers)
         z, g = z[:, order], g[:, order]

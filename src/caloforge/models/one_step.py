@@ -7,14 +7,14 @@ few operations what its teacher's networks and preprocessing do in many. With th
     m = mu + exp(rho) z_v R + shift       margin of a voxel over its threshold; mu and rho depend on g and c
     e = threshold + exp q(m, ln E_l)      of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
 
-shift moves the margins of a layer so that the expected number of filled voxels is n_l. Where moments are
-imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy), with lambda
-= J (what is asked for - what is there): one Newton step with a J that depends on g and c. R is the teacher's; F, mu,
-rho and J are trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of
-moments), F on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than
-``pair_steps``, F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan.
-Inference 143, 2013) between whitened observables of real and generated showers of the same particles, along random
-directions.
+shift moves the margins of a layer so that the expected number of filled voxels is n_l and one voxel is filled. Where
+moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
+with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g and c. R is the
+teacher's; F, mu, rho and J are trained in one or two phases: by regression of g and m on pairs of noise and teacher
+output (J: of moments), F on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more
+steps than ``pair_steps``, F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J.
+Stat. Plan. Inference 143, 2013) between whitened observables of real and generated showers of the same particles, along
+random directions.
 """
 
 from collections.abc import Iterator
@@ -38,6 +38,7 @@ BELOW = 1.5  # how far below the threshold a margin still counts in the regressi
 N_BRIGHTEST = 2
 N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
 LARGEST = 2.0  # |lambda b|
+LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
@@ -134,6 +135,7 @@ class OneStep(Generator):
         self.config, self.sizes = config, sizes
         geometry = sizes.mesh("one_step")
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
+        self.layer_sizes = [layer.n_voxels for layer in geometry.layers]
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
@@ -324,7 +326,9 @@ class OneStep(Generator):
         missing = raw[:, n_layers : 2 * n_layers] - torch.sigmoid(SHARPNESS * own) @ self.member
         moved = own + (missing * rate).index_select(1, self.index)
         # The shift chooses voxels; only those that it fills take their value from it.
-        return torch.where((own >= 0) & (moved >= 0), own, moved)
+        m = torch.where((own >= 0) & (moved >= 0), own, moved)
+        largest = torch.cat([part.amax(1, keepdim=True) for part in torch.split(m, self.layer_sizes, 1)], dim=1)
+        return m + (LEAST - largest).clamp_min(0.0).index_select(1, self.index)  # one voxel to hold the layer's energy
 
     def _log_excess(self, m: Tensor, log_layers: Tensor) -> Tensor:
         """q(m, ln E_l), (N, V)."""

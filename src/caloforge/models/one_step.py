@@ -327,6 +327,8 @@ class OneStep(Generator):
         moved = own + (missing * rate).index_select(1, self.index)
         # The shift chooses voxels; only those that it fills take their value from it.
         m = torch.where((own >= 0) & (moved >= 0), own, moved)
+        if self.config.layers == "fractions":  # in which the border of an empty layer is smeared: it may stay empty
+            return m
         largest = torch.cat([part.amax(1, keepdim=True) for part in torch.split(m, self.layer_sizes, 1)], dim=1)
         return m + (LEAST - largest).clamp_min(0.0).index_select(1, self.index)  # one voxel to hold the layer's energy
 

@@ -2,6 +2,7 @@
 
     python benchmarks/front.py                                # all shipped models, one after the other
     python benchmarks/front.py calogan-eplus-vae runs/mine    # these; the others keep their numbers
+    python benchmarks/front.py --times                        # times again, on a quiet machine; scores stay
     python benchmarks/front.py --draw                         # table and plot again from the numbers at hand
 
 Each model is a run folder or a shipped model. It makes showers of the particles of the test sample that belongs to its
@@ -89,11 +90,21 @@ def measure(name: str, n_test: int | None, repeats: int) -> Record:
         "training_s": fast.card.training.get("seconds"),
         "scores": {key: asdict(report.scores[key]) for key in SCORES},
         "worst": {"name": worst} | asdict(report.scores[f"separation/{worst}"]),
+    } | times(rows))  # fmt: skip
+
+
+def measure_times(name: str, record: Record) -> Record:
+    """The record with times measured again."""
+    return plain(record | times(timed(hub.model(name), io.read_incident(hub.sample(record["sample"])))))
+
+
+def times(rows: list[Row]) -> Record:
+    return {
         "times": {str(batch): fastest(rows, batch) for batch in BATCHES},
         "geant4_ms": rows[0].geant4_ms_per_shower, "geant4_source": rows[0].geant4_source,
         "machine": machine()["processor"], "caloforge": cf.__version__,
         "date": datetime.now(UTC).date().isoformat(),
-    })  # fmt: skip
+    }  # fmt: skip
 
 
 def timed(folder: Path, incident: Incident) -> list[Row]:
@@ -229,6 +240,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--test", type=int, help="first N showers of the test sample instead of all")
     parser.add_argument("--repeats", type=int, default=3, help="trainings of each classifier")
     parser.add_argument("--threads", type=int, default=1, help="threads of generation and referee; times are on one")
+    parser.add_argument("--times", action="store_true", help="only times, beside the scores at hand")
     parser.add_argument("--draw", action="store_true", help="only table and plot, from the numbers at hand")
     parser.add_argument("--output", type=Path, help="folder for front.json, RESULTS.md and front.png")
     args = parser.parse_args(arguments)
@@ -239,9 +251,10 @@ def main(arguments: list[str]) -> int:
         results.RESULTS = args.output / "RESULTS.md"
     torch.set_num_threads(args.threads)
     failed = 0
-    for name in [] if args.draw else args.models or judgeable():
+    known = load(numbers) if args.times else {}
+    for name in [] if args.draw else args.models or list(known) or judgeable():
         try:
-            record = measure(name, args.test, args.repeats)
+            record = measure_times(name, known[name]) if args.times else measure(name, args.test, args.repeats)
         except Exception as error:  # one model that fails does not stop the others
             print(f"{name}: left out, {one_line(error)}", file=sys.stderr, flush=True)
             failed += 1

@@ -44,9 +44,14 @@ def test_radial_moments_known_by_hand() -> None:
     geometry = Geometry("rings", (Layer("polar", regular(-np.pi, np.pi, 4), (0.0, 10.0, 20.0, 30.0)),))
     voxels = torch.zeros(1, 12)
     voxels[0, 0], voxels[0, 5] = 3.0, 1.0  # r = 5 and 25 mm
-    r, log_r = Moments(geometry).values(voxels)[0].tolist()
+    r, log_r = Moments(geometry, radial=True).values(voxels)[0].tolist()
     assert r == pytest.approx(0.010)
     assert log_r == pytest.approx(np.log(0.75 * 0.25 * 0.02**2), rel=1e-3)
+
+
+def test_radial_moments_are_those_of_polar_layers() -> None:
+    with pytest.raises(ValueError, match=r"got impose 'radial' for 'lhcb', expected polar layers only; set it to"):
+        Moments(detectors.find("lhcb").geometry, radial=True)
 
 
 def test_one_filled_voxel_gives_moments_with_a_density() -> None:

@@ -7,7 +7,8 @@ The rules, for V voxels in L layers:
 * layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does;
   as logarithms beside the deposited fraction where one layer always (99.9 %) holds more than 3 % of a shower and there
   are two to eight layers; and as fractions otherwise;
-* moments are imposed (``tilt``) where every layer has at least 3 bins in r, or along both axes if V is at most 2,048;
+* moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
+  both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers; its flow has 64 hidden units, 128 for more than 40
   layer features;
@@ -20,16 +21,17 @@ kept unless a classifier (AUC on high-level observables) finds it more than WORS
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .config import Recipe
 from .distill import distill
 from .fastsim import FastSim
+from .geometry import mirrors
 from .models.copula import CopulaConfig
 from .models.one_step import OneStepConfig
-from .preprocess import FEW_LAYERS, PreprocessConfig, mirrors
+from .preprocess import FEW_LAYERS, PreprocessConfig
 from .showers import Incident, Showers
 from .simulate.gun import Gun
 from .train import Progress, TrainConfig, fit, require_trainable
@@ -65,6 +67,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     )
     polar = geometry.layers[0].kind == "polar"
     impose = resolved and (polar or geometry.n_voxels <= LARGEST_IMPOSED)
+    kind: Literal["radial", "moments"] = "radial" if polar else "moments"
     incident, layers = showers.incident, _layers(showers)
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
@@ -72,7 +75,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     teacher = Recipe(
         CopulaConfig(layer_hidden=128 if n_features > 40 else 64),
         PreprocessConfig(
-            impose="moments" if impose else "none", layers=layers, threshold_mev=_threshold(showers),
+            impose=kind if impose else "none", layers=layers, threshold_mev=_threshold(showers),
             depth_mm=_depth(showers),
         ),
         TrainConfig(

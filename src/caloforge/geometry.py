@@ -7,6 +7,7 @@ CaloGAN and LHCb images. L is the number of layers, V the number of voxels. Leng
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -135,3 +136,42 @@ class Geometry:
 def regular(low: float, high: float, n: int) -> tuple[float, ...]:
     """n equal bins from low to high, as edges."""
     return tuple(float(v) for v in np.linspace(low, high, n + 1))
+
+
+def mirrors(geometry: Geometry) -> Array:
+    """Voxel permutations (S, V), the identity first: mirror images in x and y of a cartesian geometry, rotations and
+    their mirror images of a polar one; the identity alone where the layers have no such symmetry in common.
+
+    They are exact symmetries of a detector hit in its centre at normal incidence.
+    """
+    if all(layer.kind == "polar" for layer in geometry.layers):
+        return _rotations(geometry)
+    even = all(
+        layer.kind == "cartesian"
+        and np.allclose(layer.first, -np.array(layer.first)[::-1])
+        and np.allclose(layer.second, -np.array(layer.second)[::-1])
+        for layer in geometry.layers
+    )
+    if not even:
+        return np.arange(geometry.n_voxels)[None]
+    flips = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
+    return np.stack([np.concatenate([g[::a, ::b].ravel() for g in _grids(geometry)]) for a, b in flips])
+
+
+def _rotations(geometry: Geometry) -> Array:
+    start = geometry.layers[0].first[0]
+    for layer in geometry.layers:
+        if not np.allclose(layer.first, start + np.linspace(0, 2 * np.pi, len(layer.first))):
+            return np.arange(geometry.n_voxels)[None]
+    grids = _grids(geometry)
+    n = math.gcd(*(len(grid) for grid in grids if len(grid) > 1)) or 1
+    turned = [[np.roll(grid, k * len(grid) // n, axis=0) for grid in grids] for k in range(n)]
+    return np.stack([np.concatenate([g[::a].ravel() for g in turn]) for a in (1, -1) for turn in turned])
+
+
+def _grids(geometry: Geometry) -> list[Array]:
+    """Numbers of the voxels of each layer, in its shape."""
+    return [
+        start + np.arange(v.n_voxels).reshape(v.shape)
+        for v, start in zip(geometry.layers, geometry.offsets, strict=False)
+    ]

@@ -8,7 +8,6 @@ voxels misses first. The number of filled voxels and the energy are enforced on 
 the voxels, unless moments are imposed (``tilt``).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .geometry import Array, Geometry
+from .geometry import Geometry
 from .tilt import JetMomentum, Moments
 from .transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions, Layers
 
@@ -30,13 +29,13 @@ class PreprocessConfig:
 
     threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
     scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too
-    (``tilt``), "moments", centres and widths, or "jet", pT, mass, eta and phi of a jet image; layers: their energies
-    as logits of successive "fractions" of the incident energy, or as "logs", in which empty layers and particles that
-    pass without showering stand at one place whatever their energy, or "rest", logs of all but the layer with most
-    energy, beside the fraction of the incident energy that is deposited, best for showers that are contained;
-    conditions: "direction" (direction cosines, the position where the straight line of the particle is ``depth_mm``
-    deep, and the kind of particle where there are several), or "polar" (theta, phi, position on the front face, as in
-    models of format 1).
+    (``tilt``), "moments", centres and widths, "radial", mean and variance of r in polar layers, or "jet", pT, mass,
+    eta and phi of a jet image; layers: their energies as logits of successive "fractions" of the incident energy, or
+    as "logs", in which empty layers and particles that pass without showering stand at one place whatever their
+    energy, or "rest", logs of all but the layer with most energy, beside the fraction of the incident energy that is
+    deposited, best for showers that are contained; conditions: "direction" (direction cosines, the position where the
+    straight line of the particle is ``depth_mm`` deep, and the kind of particle where there are several), or "polar"
+    (theta, phi, position on the front face, as in models of format 1).
 
     Of "fractions" and "ratio" only: map: of each fraction to a feature, "logit", "log" or "linear"; noise_mev: width of
     the uniform noise added to every voxel, 0 for none; standardise: features to mean 0 and deviation 1, "voxel" each by
@@ -48,7 +47,7 @@ class PreprocessConfig:
     n_knots: int = 41
     n_nodes: int = 7
     scale_mev: float = 1e3
-    impose: Literal["none", "moments", "jet"] = "none"
+    impose: Literal["none", "moments", "radial", "jet"] = "none"
     layers: Layers = "fractions"
     conditions: Literal["direction", "polar"] = "direction"
     depth_mm: float = 0.0
@@ -91,7 +90,9 @@ class ShowerTransform(nn.Module):
             )
         self.imposed: JetMomentum | Moments | None = None
         if config.impose != "none":
-            self.imposed = JetMomentum(geometry) if config.impose == "jet" else Moments(geometry)
+            self.imposed = (
+                JetMomentum(geometry) if config.impose == "jet" else Moments(geometry, config.impose == "radial")
+            )
         n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments
         self.n_fixed = self.n_globals + self.n_layers + n_given
@@ -306,42 +307,3 @@ def _direction_limits(theta: tuple[float, float], phi: tuple[float, float]) -> l
         return [(-most, most)] * 2
     ends = np.sin([theta]).T * np.array([[np.cos(phi[0]), np.sin(phi[0])]])  # (low and high, x and y)
     return [(float(a.min()), float(a.max())) for a in np.where(np.abs(ends) < 1e-12, 0.0, ends).T]
-
-
-def mirrors(geometry: Geometry) -> Array:
-    """Voxel permutations (S, V), the identity first: mirror images in x and y of a cartesian geometry, rotations and
-    their mirror images of a polar one; the identity alone where the layers have no such symmetry in common.
-
-    They are exact symmetries of a detector hit in its centre at normal incidence.
-    """
-    if all(layer.kind == "polar" for layer in geometry.layers):
-        return _rotations(geometry)
-    even = all(
-        layer.kind == "cartesian"
-        and np.allclose(layer.first, -np.array(layer.first)[::-1])
-        and np.allclose(layer.second, -np.array(layer.second)[::-1])
-        for layer in geometry.layers
-    )
-    if not even:
-        return np.arange(geometry.n_voxels)[None]
-    flips = [(1, 1), (-1, 1), (1, -1), (-1, -1)]
-    return np.stack([np.concatenate([g[::a, ::b].ravel() for g in _grids(geometry)]) for a, b in flips])
-
-
-def _rotations(geometry: Geometry) -> Array:
-    start = geometry.layers[0].first[0]
-    for layer in geometry.layers:
-        if not np.allclose(layer.first, start + np.linspace(0, 2 * np.pi, len(layer.first))):
-            return np.arange(geometry.n_voxels)[None]
-    grids = _grids(geometry)
-    n = math.gcd(*(len(grid) for grid in grids if len(grid) > 1)) or 1
-    turned = [[np.roll(grid, k * len(grid) // n, axis=0) for grid in grids] for k in range(n)]
-    return np.stack([np.concatenate([g[::a].ravel() for g in turn]) for a in (1, -1) for turn in turned])
-
-
-def _grids(geometry: Geometry) -> list[Array]:
-    """Numbers of the voxels of each layer, in its shape."""
-    return [
-        start + np.arange(v.n_voxels).reshape(v.shape)
-        for v, start in zip(geometry.layers, geometry.offsets, strict=False)
-    ]

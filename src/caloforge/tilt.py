@@ -85,9 +85,9 @@ class JetMomentum(nn.Module):
 
 
 class Moments(nn.Module):
-    """Voxels [MeV] (N, V) <-> q (N, Q), of one layer after the other: of a cartesian one the centre of energy (x, y)
-    [m], the logarithms of the variances along x and y [m^2], and the correlation of x and y; of a polar one the mean of
-    r [m] and the logarithm of its variance.
+    """Voxels [MeV] (N, V) <-> q (N, Q), of one layer after the other: the centre of energy (x, y) [m], the logarithms
+    of the variances along x and y [m^2], and the correlation of x and y; or, ``radial``, of polar layers, the mean of r
+    [m] and the logarithm of its variance.
 
     A hundredth of the layer's mean pitch, squared, is added to the variances, so that one filled voxel has a logarithm.
     """
@@ -95,22 +95,25 @@ class Moments(nn.Module):
     n_values: int
     layers: Tensor  # of every value, (Q,)
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, radial: bool = False) -> None:
         super().__init__()
+        if radial and any(layer.kind != "polar" for layer in geometry.layers):
+            raise ValueError(
+                f"got impose 'radial' for {geometry.name!r}, expected polar layers only; set it to 'moments' or 'none'"
+            )
         self.parts = [slice(*pair) for pair in zip(geometry.offsets[:-1], geometry.offsets[1:], strict=True)]
-        places = [geometry.centres()[part, :2].T * 1e-3 for part in self.parts]
-        polar = [layer.kind == "polar" for layer in geometry.layers]
-        self.layers = torch.tensor([k for k, is_polar in enumerate(polar) for _ in range(2 if is_polar else 5)])
+        self.n_each = 2 if radial else 5
+        self.layers = torch.arange(geometry.n_layers).repeat_interleave(self.n_each)
         self.n_values = len(self.layers)
-        self.smallest = [
-            1e-4 * float(np.ptp(np.hypot(x, y)) / layer.shape[1]) ** 2 + 1e-12 if layer.kind == "polar"
-            else 1e-4 * float(np.ptp(np.stack([x, y])) ** 2) / len(x) + 1e-12
-            for layer, (x, y) in zip(geometry.layers, places, strict=True)
-        ]  # fmt: skip
-        self.tilts = nn.ModuleList(
-            Tilt(_radial(np.hypot(x, y)) if is_polar else np.stack([x * 0 + 1, x, y, x * x, y * y, x * y], axis=1))
-            for is_polar, (x, y) in zip(polar, places, strict=True)
-        )
+        self.smallest, tilts = [], []
+        for part in self.parts:
+            x, y = geometry.centres()[part, :2].T * 1e-3
+            r = np.hypot(x, y)
+            pitch = float(np.ptp(r)) / len(np.unique(r.round(9))) if radial else np.ptp([x, y]) / np.sqrt(len(x))
+            self.smallest.append(1e-4 * float(pitch) ** 2 + 1e-12)
+            functions = [r, r * r] if radial else [x, y, x * x, y * y, x * y]
+            tilts.append(Tilt(np.stack([x * 0 + 1, *functions], axis=1)))
+        self.tilts = nn.ModuleList(tilts)
 
     def values(self, voxels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """q of the showers, in float64; a layer without energy counts as one voxel in its middle.
@@ -122,7 +125,7 @@ class Moments(nn.Module):
         for part, tilt, smallest in zip(self.parts, self.tilts, self.smallest, strict=True):
             sums = tilt.sums(voxels[:, part])  # type: ignore[operator]
             means = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)[1:]
-            n = 2 if len(means) == 2 else 5
+            n = self.n_each
             u = None if uniform is None else uniform[:, len(out) : len(out) + n].double().unbind(1)
             least = [smallest if u is None else smallest * v for v in (u or means)]
             near = [0.0 if u is None else smallest**0.5 * (v - 0.5) for v in (u or means)]
@@ -138,20 +141,15 @@ class Moments(nn.Module):
 
     def impose(self, voxels: Tensor, q: Tensor) -> Tensor:
         """Voxels (N, V) with these moments; the energies of the layers stay."""
-        out, start = [], 0
-        for part, tilt, smallest in zip(self.parts, self.tilts, self.smallest, strict=True):
-            n = 2 if tilt.basis.shape[1] == 3 else 5  # type: ignore[union-attr, index]
-            own = q[:, start : start + n].double().unbind(1)
-            start += n
-            moments = _radial_sums(own, smallest) if n == 2 else _planar_sums(own, smallest)
+        out = []
+        each = q.double().split(self.n_each, 1)  # type: ignore[no-untyped-call]
+        for part, tilt, smallest, own in zip(self.parts, self.tilts, self.smallest, each, strict=True):
+            sums = _radial_sums if self.n_each == 2 else _planar_sums
+            moments = sums(own.unbind(1), smallest)
             energy = voxels[:, part]
             tilted = tilt.impose(energy, moments * energy.double().sum(1, keepdim=True))  # type: ignore[operator]
             out.append(tilted * (energy.sum(1, keepdim=True) / tilted.sum(1, keepdim=True).clamp_min(1e-9)))
         return torch.cat(out, dim=1)
-
-
-def _radial(r: Array) -> Array:
-    return np.stack([r * 0 + 1, r, r * r], axis=1)
 
 
 def _radial_sums(q: Sequence[Tensor], smallest: float) -> Tensor:

@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from .fastsim import FastSim
+from .geometry import mirrors
 from .keep import WHOLE, Best, State
 from .models import Generator, Objective
 from .parallel import Processes, choose_device, has_fast_bf16, join, require_divisor
-from .preprocess import mirrors
 from .showers import Showers
 
 Progress = Callable[[int, int, str], None]

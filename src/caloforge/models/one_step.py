@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..preprocess import mirrors
+from ..geometry import mirrors
 from ..transforms import LARGEST_COVARIANCE, LEAST_REST, Layers
 from .base import Generator, Objective, Sizes, randn_like, require_sizes
 

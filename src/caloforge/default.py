@@ -10,8 +10,8 @@ The rules, for V voxels in L layers:
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
   both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
-* the teacher is a Gaussian copula with a spline flow for the layers; its flow has 64 hidden units, 128 for more than 40
-  layer features;
+* the teacher is a Gaussian copula with a spline flow for the layers, autoregressive up to 40 layer features and a
+  coupling flow of four transforms beyond;
 * the student imposes moments too where directions or positions vary and for hadrons; it has hidden layers of 128 up to
   600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for the layers.
 
@@ -73,13 +73,13 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     mirror = straight and len(mirrors(geometry)) > 1
     n_features = geometry.n_layers * (7 if impose and not polar else 4)
     teacher = Recipe(
-        CopulaConfig(layer_hidden=128 if n_features > 40 else 64),
+        CopulaConfig() if n_features <= 40 else CopulaConfig(layer_transforms=4, layer_bins=8, layer_passes=2),
         PreprocessConfig(
             impose=kind if impose else "none", layers=layers, threshold_mev=_threshold(showers),
             depth_mm=_depth(showers),
         ),
         TrainConfig(
-            steps=steps or 1500, batch=512, lr=1e-3, weight_decay=0.02, warmup=min(200, (steps or 1500) // 4),
+            steps=steps or 1500, batch=512, lr=3e-3, weight_decay=0.02, warmup=min(200, (steps or 1500) // 4),
             mirror=mirror, log_every=min(100, steps or 100), seed=seed,
         ),
     )  # fmt: skip

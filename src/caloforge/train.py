@@ -28,6 +28,7 @@ from .geometry import mirrors
 from .keep import WHOLE, Best, State
 from .models import Generator, Objective
 from .parallel import Processes, choose_device, has_fast_bf16, join, require_divisor
+from .preprocess import ShowerTransform
 from .showers import Showers
 
 Progress = Callable[[int, int, str], None]
@@ -242,11 +243,13 @@ def _rate(step: int, config: TrainConfig) -> float:
 def _batch(data: _Data, fast: FastSim, n: int, generator: torch.Generator, part: slice = ALL) -> tuple[Tensor, Tensor]:
     """Of n random showers a part: features with fresh dequantisation noise and a random mirror image, and context."""
     index = torch.randint(len(data.x), (n,), generator=generator)[part]
+    device = next(fast.generator.parameters()).device
+    if isinstance(fast.transform, ShowerTransform) and not fast.generator.sees_voxels:
+        return data.x[index, : fast.transform.n_globals].to(device), data.c[index].to(device)
     x = data.x[index]
     if len(data.mirrors) > 1:
         x = x.gather(1, data.mirrors[torch.randint(len(data.mirrors), (n,), generator=generator)[part]])
     uniform = torch.rand(n, fast.geometry.n_voxels, generator=generator)[part]
-    device = next(fast.generator.parameters()).device
     return fast.transform.dequantise(x.to(device), uniform.to(device)), data.c[index].to(device)
 
 

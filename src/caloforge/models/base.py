@@ -76,10 +76,12 @@ class Generator(nn.Module, ABC):
     """Base class of all models. Subclasses set ``n_noise`` (Z) and write ``objectives`` and ``decode``.
 
     helpers: names of the parts that only training needs (a discriminator); a shipped model leaves them out. exact:
-    names of the parts that are kept in full precision where a shipped model is halved.
+    names of the parts that are kept in full precision where a shipped model is halved. sees_voxels: whether the losses
+    look at voxels; where they do not, training gives them g alone, which spares the time to prepare v.
     """
 
     n_noise: int
+    sees_voxels: ClassVar[bool] = True
     helpers: ClassVar[tuple[str, ...]] = ()
     exact: ClassVar[tuple[str, ...]] = ()
 
@@ -122,24 +124,27 @@ def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class LayerFlow(nn.Module):
-    """p(g | c): a neural spline flow on the layer features (Durkan et al. 2019, 1906.04032), coupling where G > 1.
+    """p(g | c): a neural spline flow on the layer features (Durkan et al. 2019, 1906.04032).
 
-    fast: the direction that takes one pass instead of two, "density" to train sooner, "decode" to generate sooner.
-    It computes in float64: g spans many orders of magnitude in energy, and G numbers cost little.
+    passes: of the slow direction, over groups of features, each given those before it: 2 is a coupling flow, with other
+    random halves in every transform, 0 stands for G, an autoregressive flow, which describes features that depend on
+    each other closely better. fast: the
+    direction that takes one pass, "density" to train sooner, "decode" to generate sooner. It computes in float64: g
+    spans many orders of magnitude in energy, and G numbers cost little.
     """
 
-    def __init__(self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast) -> None:
+    def __init__(self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast, passes: int = 2) -> None:
         super().__init__()
         if sizes.n_globals < 1:
             raise ValueError(
                 "got preprocessing without layer features, expected preprocess.voxels = 'gaussian' for this family; "
                 "set it in the recipe"
             )
-        passes = 2 if sizes.n_globals > 1 else None
+        few = 0 < passes < sizes.n_globals
         self.fast = fast
         self.flow = zuko.flows.NSF(
-            sizes.n_globals, sizes.n_conditions, bins=bins, transforms=transforms, passes=passes,
-            hidden_features=(hidden, hidden),
+            sizes.n_globals, sizes.n_conditions, bins=bins, transforms=transforms, passes=passes if few else None,
+            randperm=few, hidden_features=(hidden, hidden),
         ).double()  # fmt: skip
 
     def loss(self, g: Tensor, c: Tensor) -> Tensor:

@@ -17,11 +17,13 @@ from .base import Fast, Generator, LayerFlow, Objective, Sizes, require_sizes
 
 @dataclass(frozen=True)
 class CopulaConfig:
-    """layer_hidden, layer_transforms, layer_bins: of the layer flow; layer_fast: its direction that takes one pass."""
+    """layer_hidden, layer_transforms, layer_bins, layer_passes: of the layer flow; layer_fast: its direction that takes
+    one pass."""
 
-    layer_hidden: int = 64
-    layer_transforms: int = 4
+    layer_hidden: int = 128
+    layer_transforms: int = 2
     layer_bins: int = 12
+    layer_passes: int = 0
     layer_fast: Fast = "density"
 
     def __post_init__(self) -> None:
@@ -31,13 +33,15 @@ class CopulaConfig:
 class Copula(Generator):
     """Layer flow p(g | c); the voxels' features are the noise itself."""
 
+    sees_voxels = False
+
     def __init__(self, config: CopulaConfig, sizes: Sizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.n_noise = sizes.n_globals + sizes.n_voxels
         self.layers = LayerFlow(
             sizes, hidden=config.layer_hidden, transforms=config.layer_transforms, bins=config.layer_bins,
-            fast=config.layer_fast,
+            fast=config.layer_fast, passes=config.layer_passes,
         )  # fmt: skip
 
     def objectives(self) -> Iterator[Objective]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import MODELS, Generator, ModelConfig, Objective, Sizes, family_of
+from caloforge.models.base import LayerFlow
 from caloforge.models.flow_matching import FlowMatching, FlowMatchingConfig
 from caloforge.models.vae import VAE, VAEConfig
 from caloforge.preprocess import PreprocessConfig
@@ -285,3 +286,20 @@ def test_the_likelihood_of_the_copula_is_that_of_its_flow_and_of_normal_numbers(
         log_p = copula.log_prob(x, c)
         other = copula.log_prob(torch.cat([x[:, : SIZES.n_globals], 0 * x[:, SIZES.n_globals :]], dim=1), c)
     torch.testing.assert_close(other - log_p, 0.5 * x[:, SIZES.n_globals :].square().sum(1), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("passes", [0, 2, 3])
+def test_decoding_undoes_the_density_of_a_layer_flow(passes: int) -> None:
+    torch.manual_seed(3)
+    flow = LayerFlow(SIZES, hidden=8, transforms=2, bins=4, fast="density", passes=passes)
+    z, c = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
+    g = flow.decode(z, c)
+    jacobian = torch.stack([torch.autograd.functional.jacobian(lambda a, b=b: flow.decode(a[None], b[None])[0], one)
+                            for one, b in zip(z, c, strict=True)])  # fmt: skip
+    normal = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
+    torch.testing.assert_close(flow.log_prob(g, c), normal - torch.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_flow_of_one_pass_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"got layer_passes = 1, expected 0 \(autoregressive\) or at least 2"):
+        LayerFlow(SIZES, hidden=8, transforms=2, bins=4, fast="density", passes=1)

@@ -14,7 +14,7 @@ import caloforge.train
 from caloforge.fastsim import FastSim
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import MODELS, Generator, Objective, Sizes
-from caloforge.models.flow_matching import FlowMatchingConfig
+from caloforge.models.flow_matching import FlowMatching, FlowMatchingConfig
 from caloforge.models.vae import VAEConfig
 from caloforge.parallel import Processes
 from caloforge.preprocess import PreprocessConfig
@@ -390,3 +390,14 @@ def test_of_many_rotations_some_become_showers() -> None:
     fast = FastSim.create(geometry, VAEConfig(width=8), valid=showers.incident)
     train, _ = _prepare(fast, showers, TrainConfig(steps=1, mirror=True, validation=0.1), keep=False)
     assert (len(train.x), len(train.mirrors)) == (8 * 90, 1)
+
+
+def test_a_family_that_never_looks_at_voxels_gets_the_same_layer_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = FastSim.create(SHOWERS.geometry, FLOW, valid=SHOWERS.incident)
+    data, _ = _prepare(fast, SHOWERS, CONFIG, False)
+    whole = _pieces(3, CONFIG, fast, data, Processes())[0]
+    monkeypatch.setattr(FlowMatching, "sees_voxels", False)
+    layers = _pieces(3, CONFIG, fast, data, Processes())[0]
+    assert layers.x.shape == (CONFIG.batch, fast.transform.n_globals)
+    assert torch.equal(layers.x, whole.x[:, : layers.x.shape[1]])
+    assert torch.equal(layers.c, whole.c)

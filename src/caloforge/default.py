@@ -10,8 +10,8 @@ The rules, for V voxels in L layers:
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
   both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
-* the teacher is a Gaussian copula with a spline flow for the layers, autoregressive up to 40 layer features and a
-  coupling flow of four transforms beyond;
+* the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
+  each up to 40 layer features, and a coupling flow of four transforms beyond;
 * the student imposes moments too where directions or positions vary and for hadrons; it has hidden layers of 128 up to
   600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for the layers.
 

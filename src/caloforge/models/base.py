@@ -127,10 +127,10 @@ class LayerFlow(nn.Module):
     """p(g | c): a neural spline flow on the layer features (Durkan et al. 2019, 1906.04032).
 
     passes: of the slow direction, over groups of features, each given those before it: 2 is a coupling flow, with other
-    random halves in every transform, 0 stands for G, an autoregressive flow, which describes features that depend on
-    each other closely better. fast: the
-    direction that takes one pass, "density" to train sooner, "decode" to generate sooner. It computes in float64: g
-    spans many orders of magnitude in energy, and G numbers cost little.
+    random halves in every transform; 0 stands for G, an autoregressive flow. More passes describe features that hang
+    closely together better, and cost time in the slow direction. fast: the direction that takes one pass, "density" to
+    train sooner, "decode" to generate sooner. It computes in float64: g spans many orders of magnitude in energy, and G
+    numbers cost little.
     """
 
     def __init__(self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast, passes: int = 2) -> None:
@@ -140,6 +140,8 @@ class LayerFlow(nn.Module):
                 "got preprocessing without layer features, expected preprocess.voxels = 'gaussian' for this family; "
                 "set it in the recipe"
             )
+        if passes < 0 or passes == 1:
+            raise ValueError(f"got layer_passes = {passes}, expected 0 (autoregressive) or at least 2; correct it")
         few = 0 < passes < sizes.n_globals
         self.fast = fast
         self.flow = zuko.flows.NSF(

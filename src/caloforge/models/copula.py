@@ -21,9 +21,9 @@ class CopulaConfig:
     one pass."""
 
     layer_hidden: int = 128
-    layer_transforms: int = 2
+    layer_transforms: int = 3
     layer_bins: int = 12
-    layer_passes: int = 0
+    layer_passes: int = 5
     layer_fast: Fast = "density"
 
     def __post_init__(self) -> None:

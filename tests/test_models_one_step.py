@@ -55,7 +55,7 @@ def test_every_layer_has_its_energy_and_filled_voxels_hold_the_threshold(per_lay
     u = torch.linspace(-4.5, 4.5, model.config.n_read)  # the default tables give g itself
     layers = torch.nn.functional.softplus(torch.cat([-made.g[:, :2], made.g[:, :2]], dim=1).clamp(u[0], u[-1]))
     expected = torch.exp(layers @ _shares(2)) * 1e4  # c = 0 is the middle of 1 to 100 GeV
-    torch.testing.assert_close(made.e @ model.member, expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(model.members.sums(made.e), expected, rtol=1e-4, atol=1e-6)
     assert torch.equal(made.e > 0, made.m >= 0)
     assert float(made.e[made.e > 0].min()) >= float(model.threshold)
 

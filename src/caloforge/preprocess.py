@@ -201,7 +201,7 @@ class ShowerTransform(nn.Module):
         h = torch.cat([x[:, : self.n_globals], s, *_some(given)], dim=1)
         v = self.decorrelate.inverse(x[:, self.n_globals :], h)
         border = self.voxels.borders(s)
-        return logits, s, v, border, v + self._shift(v - border, filled)[:, self.fractions.layer_index]
+        return logits, s, v, border, v + self.fractions.members.spread(self._shift(v - border, filled))
 
     def margins(self, x: Tensor, incident: Tensor, given: Tensor | None = None) -> Tensor:
         """Distance of every voxel to its threshold after decoding x (N, G + V), below 0 where it is empty: (N, V)."""
@@ -294,7 +294,7 @@ class ConditionEncoder(nn.Module):
         given = self._values(energy, theta, phi, x, y)
         span = self.high - self.low
         span = torch.where(span > 1e-5 * self.high.abs(), span, 1.0)  # one energy: a rounding error is no condition
-        c = 2 * (given - self.low) / span - 1
+        c = given * (2 / span) - (2 * self.low / span + 1)
         if self.n_classes == 0 or pdg is None:
             return c
         return torch.cat([c, (pdg[:, None] == self.kinds).to(c.dtype)], dim=1)

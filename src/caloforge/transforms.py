@@ -25,6 +25,35 @@ LEAST_REST = 0.01  # of the energy of a shower, left for the layer that takes th
 H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapolation
 
 
+class Members(nn.Module):
+    """Which voxels a layer has: sums over them, and what their layer has for each of them.
+
+    Both are products with a one-hot matrix: ONNX Runtime takes them many times faster than it gathers and scatters.
+    """
+
+    index: Tensor  # layer of each voxel, (V,)
+    member: Tensor  # the same one-hot, (V, L)
+
+    def __init__(self, geometry: Geometry) -> None:
+        super().__init__()
+        index = torch.from_numpy(geometry.layer_index.copy())
+        self.register_buffer("index", index, persistent=False)
+        member = nn.functional.one_hot(index, geometry.n_layers).float()
+        self.register_buffer("member", member, persistent=False)
+
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum over the voxels of each layer: (N, V) -> (N, L)."""
+        if torch.is_autocast_enabled(values.device.type):  # in which a product is rounded
+            return values.new_zeros(values.shape[0], self.member.shape[1]).index_add_(1, self.index, values)
+        return values @ self.member.to(values.dtype)
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Finite values of the layers at their voxels: (N, L) -> (N, V)."""
+        if torch.is_autocast_enabled(values.device.type):
+            return values.index_select(1, self.index)
+        return values @ self.member.T.to(values.dtype)
+
+
 class LayerFractions(nn.Module):
     """Voxel energies [MeV] <-> logit(u), (N, L), and w, (N, V), with w = -inf in empty voxels.
 
@@ -44,6 +73,7 @@ class LayerFractions(nn.Module):
         if kind == "rest":
             self.register_buffer("largest", nn.functional.one_hot(torch.tensor(0), geometry.n_layers).float())
         self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()))
+        self.members = Members(geometry)
         self.register_buffer("ceiling", torch.ones(()))
 
     def fit(self, energy: Tensor, incident: Tensor) -> None:
@@ -55,12 +85,12 @@ class LayerFractions(nn.Module):
 
     def layer_sums(self, values: Tensor) -> Tensor:
         """Sum over the voxels of each layer: (N, V) -> (N, L)."""
-        return values.new_zeros(values.shape[0], self.n_layers).index_add_(1, self.layer_index, values)
+        return self.members.sums(values)
 
     def forward(self, energy: Tensor, incident: Tensor, fill: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.where(energy < self.threshold, 0.0, energy)
         layers = self.layer_sums(energy)
-        w = torch.log(energy) - torch.log(layers.clamp_min(self.threshold))[:, self.layer_index]
+        w = torch.log(energy) - self.members.spread(torch.log(layers.clamp_min(self.threshold)))
         layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
         if self.kind == "logs":
             return torch.log(layers), w
@@ -80,10 +110,10 @@ class LayerFractions(nn.Module):
         n = self.layer_sums(filled.to(w.dtype))
         # Every filled voxel holds the threshold; what is left of the layer is shared in proportion to the excesses.
         base = torch.minimum(layers / n.clamp_min(1.0), layers.new_tensor(self.threshold))
-        whole = torch.exp(w) * layers[:, self.layer_index]
+        whole = torch.exp(w) * self.members.spread(layers)
         excess = torch.where(filled, (whole - self.threshold).clamp_min(1e-6 * self.threshold), 0.0)
         share = (layers - n * base).clamp_min(0.0) / self.layer_sums(excess).clamp_min(1e-20)
-        energy = base[:, self.layer_index] + excess * share[:, self.layer_index]
+        energy = self.members.spread(base) + excess * self.members.spread(share)
         return torch.where(filled, energy, 0.0)
 
     def layer_energies(self, logits: Tensor, incident: Tensor) -> Tensor:
@@ -201,6 +231,7 @@ class ConditionalGaussianize(nn.Module):
         super().__init__()
         self.n_knots, self.n_nodes = n_knots, n_nodes
         self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()), persistent=False)
+        self.members = Members(geometry)
         one = Gaussianize(geometry.n_voxels, n_knots)
         self.register_buffer("border", one.border.repeat(n_nodes, 1))
         self.register_buffer("table", one.table.repeat(n_nodes, 1, 1))
@@ -224,10 +255,10 @@ class ConditionalGaussianize(nn.Module):
     def _place(self, s: Tensor) -> tuple[Tensor, Tensor]:
         """Node below and distance from it in units of the spacing, at each voxel: (N, L) -> (N, V) twice."""
         if self.n_nodes == 1:
-            zero = torch.zeros_like(s)[:, self.layer_index]
+            zero = self.members.spread(torch.zeros_like(s))
             return zero.long(), zero
         place = (s.clamp(-self.S_MAX, self.S_MAX) + self.S_MAX) / (2 * self.S_MAX) * (self.n_nodes - 1)
-        place = place.clamp_max(self.n_nodes - 1 - 1e-4)[:, self.layer_index]
+        place = self.members.spread(place.clamp_max(self.n_nodes - 1 - 1e-4))
         below = place.floor()
         return below.long(), place - below
 

@@ -38,8 +38,12 @@ class Sizes:
 
     def incident_energy(self, c: Tensor) -> Tensor:
         """Incident energies [MeV] (N,) of a context (N, C)."""
+        return torch.exp(self.log_energy(c))
+
+    def log_energy(self, c: Tensor) -> Tensor:
+        """ln(E / MeV) of them."""
         low, high = (math.log(v) for v in self.energy)
-        return torch.exp(low + 0.5 * (c[:, 0] + 1) * (high - low))
+        return c[:, 0] * (0.5 * (high - low)) + 0.5 * (high + low)
 
     def mesh(self, family: str) -> Geometry:
         """The geometry; ValueError where a model that needs one has none."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..geometry import mirrors
-from ..transforms import LARGEST_COVARIANCE, LEAST_REST, Layers
+from ..transforms import LARGEST_COVARIANCE, LEAST_REST, Layers, Members
 from .base import Generator, Objective, Sizes, randn_like, require_sizes
 
 EMPTY = -40.0  # q of an empty voxel
@@ -106,9 +106,7 @@ class OneStep(Generator):
 
     exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "basis")  # where there are such
 
-    index: Tensor  # layer of each voxel, (V,)
     ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
-    member: Tensor  # the same one-hot, (V, L)
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
     largest: Tensor  # which layer takes the rest, one-hot (L,)
@@ -139,7 +137,8 @@ class OneStep(Generator):
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
-        self._make_tables(geometry.layer_index, torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
+        self.members = Members(geometry)
+        self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
         if config.layers == "rest":
             self.register_buffer("largest", functional.one_hot(torch.tensor(0), n_layers).float())
@@ -152,10 +151,9 @@ class OneStep(Generator):
         if self.imposes:
             self.newton = _mlp(n_given, config.layer_width, 1, N_MOMENTS**2 * n_layers)
 
-    def _make_tables(self, layer_index: Any, places: Tensor) -> None:
+    def _make_tables(self, places: Tensor) -> None:
         config, n_layers, n_voxels = self.config, self.n_layers, self.sizes.n_voxels
-        index = torch.from_numpy(layer_index.copy())
-        fixed = {"index": index, "member": functional.one_hot(index, n_layers).float(), "places": places}
+        fixed = {"places": places}
         fixed["first_g"] = torch.arange(self.n_globals) * (config.n_read - 1)
         fixed["ring"] = self._rings()
         self.n_rings = int(fixed["ring"].max()) + 1
@@ -190,9 +188,9 @@ class OneStep(Generator):
 
         basis: 1, x, y, x^2, y^2, xy of the voxels' places, each in the columns of its layer, (V, 6 L).
         """
-        x, y = self.places / units.float()[:, self.index]
+        x, y = self.places / units.float()[:, self.members.index]
         values = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], dim=1)
-        self.basis = (values[:, :, None] * self.member[:, None, :]).flatten(1)
+        self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
 
     def adopt_tables(
         self, threshold: float, ceiling: float, lowest: Tensor, g: Tensor, nodes: Tensor, q: Tensor
@@ -264,16 +262,16 @@ class OneStep(Generator):
 
     def _observables(self, e: Tensor, filled: Tensor, c: Tensor) -> Tensor:
         """Conditions, and each layer's energy, number of filled voxels, centre, widths and brightest voxels: (N, D)."""
-        sums = e @ self.member
-        energy = sums.clamp_min(self.threshold)
-        out = [c, torch.log(energy), torch.log(e.sum(1, keepdim=True).clamp_min(self.threshold)), filled @ self.member]
+        sums = self.members.sums
+        energy = sums(e).clamp_min(self.threshold)
+        out = [c, torch.log(energy), torch.log(e.sum(1, keepdim=True).clamp_min(self.threshold)), sums(filled)]
         for place in self.places:
             place = place / place.std().clamp_min(1e-9)
-            mean = (e * place) @ self.member / energy
-            variance = (e * place**2) @ self.member / energy - mean**2
+            mean = sums(e * place) / energy
+            variance = sums(e * place**2) / energy - mean**2
             out += [mean, torch.log(variance.clamp_min(0) + 1e-4)]
         for layer in range(self.n_layers):
-            part = e[:, self.index == layer]
+            part = e[:, self.members.index == layer]
             top = part.topk(min(N_BRIGHTEST, part.shape[1]), dim=1).values
             out.append(torch.log(top.clamp_min(self.threshold)) - torch.log(energy[:, layer : layer + 1]))
         return torch.cat(out, dim=1)
@@ -287,26 +285,27 @@ class OneStep(Generator):
         g = self._layer_features(z, c) if g is None else g
         raw, log_layers = self._layers_of(g, c)
         given = torch.cat([g, c], dim=1)
-        m = self._margins(z, given, raw)
+        m, value = self._margins(z, given, raw)
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
-        excess = torch.exp(self._log_excess(m, log_layers)) * filled
+        excess = torch.exp(self._log_excess(value, log_layers)) * filled
         wanted = self._wanted(raw) if self.imposes else None
         if wanted is not None:
             excess = self._tilted(excess, wanted, self.newton(given))
-        n = (filled @ self.member).clamp_min(1.0)
+        n = self.members.sums(filled).clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
-        share = (layers - n * base) / (excess @ self.member).clamp_min(1e-9)
-        e = base.index_select(1, self.index) * filled + share.index_select(1, self.index) * excess
+        share = (layers - n * base) / self.members.sums(excess).clamp_min(1e-9)
+        e = self.members.spread(base) * filled + self.members.spread(share) * excess
+        m = torch.where(m >= 0, value, m)
         return Decoded(g, m, e, None if wanted is None else wanted - self._moments(e))
 
     def _layers_of(self, g: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Layer features before they were Gaussianised (N, G), and ln(E_l/MeV) (N, L)."""
         place = ((g - self.lowest) * self.per_g).clamp(0.0, self.config.n_read - 1 - 1e-3)
         left = place.floor()
-        value, slope = functional.embedding(left.long() + self.first_g, self.read).unbind(2)
-        raw = value + (place - left) * slope
+        row = left.long() + self.first_g
+        raw = self.read[:, 0][row] + (place - left) * self.read[:, 1][row]
         u = raw[:, : self.n_layers]
-        log_incident = torch.log(self.ceiling * self.sizes.incident_energy(c))[:, None]
+        log_incident = torch.log(self.ceiling) + self.sizes.log_energy(c)[:, None]
         if self.config.layers == "logs":
             return raw, u - (torch.log(torch.exp(u).sum(1, keepdim=True)) - log_incident).clamp_min(0.0)
         if self.config.layers == "rest":
@@ -316,30 +315,31 @@ class OneStep(Generator):
             return raw, torch.lerp(u + torch.log(part), torch.log(total - part * others), self.largest)
         return raw, log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
 
-    def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> Tensor:
-        """m (N, V), shifted in every layer for the number of filled voxels in ``raw``."""
+    def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Margins shifted in every layer for the number of filled voxels in ``raw``, which choose the voxels, and those
+        that their energies are read at, (N, V) each: a voxel filled without the shift does not take its value from it.
+        """
         n_layers, z_v = self.n_layers, z[:, self.n_globals :]
         mu, rho, rate = torch.split(self.voxels(given), [self.n_rings, self.n_rings, n_layers], 1)
         if self.config.rings:
             mu, rho = mu.index_select(1, self.ring), rho.index_select(1, self.ring)
         own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
-        missing = raw[:, n_layers : 2 * n_layers] - torch.sigmoid(SHARPNESS * own) @ self.member
-        moved = own + (missing * rate).index_select(1, self.index)
-        # The shift chooses voxels; only those that it fills take their value from it.
-        m = torch.where((own >= 0) & (moved >= 0), own, moved)
-        if self.config.layers == "fractions":  # in which the border of an empty layer is smeared: it may stay empty
-            return m
-        largest = torch.cat([part.amax(1, keepdim=True) for part in torch.split(m, self.layer_sizes, 1)], dim=1)
-        return m + (LEAST - largest).clamp_min(0.0).index_select(1, self.index)  # one voxel to hold the layer's energy
+        missing = raw[:, n_layers : 2 * n_layers] - self.members.sums(torch.sigmoid(SHARPNESS * own))
+        m = own + self.members.spread(missing * rate)
+        if self.config.layers != "fractions":  # in which the border of an empty layer is smeared: it may stay empty
+            # One voxel at least to hold the layer's energy.
+            largest = torch.cat([part.amax(1, keepdim=True) for part in torch.split(m, self.layer_sizes, 1)], dim=1)
+            m = m + self.members.spread((LEAST - largest).clamp_min(0.0))
+        return m, torch.where(own >= 0, own, m)
 
     def _log_excess(self, m: Tensor, log_layers: Tensor) -> Tensor:
         """q(m, ln E_l), (N, V)."""
         n_nodes, n_knots = self.config.n_nodes, self.config.n_knots
-        at = ((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3).index_select(1, self.index)
+        at = self.members.spread(((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3))
         place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
         node, left = at.floor(), place.floor()
         row = (node * (self.n_rings * (n_knots + 1)) + left).long() + self.first_v
-        a, b, slope, slope_b = functional.embedding(row, self.q).unbind(2)
+        a, b, slope, slope_b = functional.embedding(row, self.q).permute(2, 0, 1).unbind(0)
         p, f = place - left, at - node
         return a + p * b + f * (slope + p * slope_b)
 

@@ -40,6 +40,7 @@ class Members(nn.Module):
         self.register_buffer("index", index, persistent=False)
         member = nn.functional.one_hot(index, geometry.n_layers).float()
         self.register_buffer("member", member, persistent=False)
+        self.sizes = [layer.n_voxels for layer in geometry.layers]
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum over the voxels of each layer: (N, V) -> (N, L)."""
@@ -52,6 +53,12 @@ class Members(nn.Module):
         if torch.is_autocast_enabled(values.device.type):
             return values.index_select(1, self.index)
         return values @ self.member.T.to(values.dtype)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """Largest value of each layer: (N, V) -> (N, L)."""
+        if len(set(self.sizes)) == 1:
+            return values.unflatten(1, (-1, self.sizes[0])).amax(2)
+        return torch.cat([part.amax(1, keepdim=True) for part in torch.split(values, self.sizes, 1)], dim=1)
 
 
 class LayerFractions(nn.Module):

@@ -38,12 +38,14 @@ class Sizes:
 
     def incident_energy(self, c: Tensor) -> Tensor:
         """Incident energies [MeV] (N,) of a context (N, C)."""
-        return torch.exp(self.log_energy(c))
+        half, middle = self.log_energies
+        return torch.exp(c[:, 0] * half + middle)
 
-    def log_energy(self, c: Tensor) -> Tensor:
-        """ln(E / MeV) of them."""
+    @property
+    def log_energies(self) -> tuple[float, float]:
+        """Half the width and the middle of the range of ln(E / MeV), which c[:, 0] counts in."""
         low, high = (math.log(v) for v in self.energy)
-        return c[:, 0] * (0.5 * (high - low)) + 0.5 * (high + low)
+        return 0.5 * (high - low), 0.5 * (high + low)
 
     def mesh(self, family: str) -> Geometry:
         """The geometry; ValueError where a model that needs one has none."""

@@ -133,7 +133,6 @@ class OneStep(Generator):
         self.config, self.sizes = config, sizes
         geometry = sizes.mesh("one_step")
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
-        self.layer_sizes = [layer.n_voxels for layer in geometry.layers]
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
@@ -305,15 +304,17 @@ class OneStep(Generator):
         row = left.long() + self.first_g
         raw = self.read[:, 0][row] + (place - left) * self.read[:, 1][row]
         u = raw[:, : self.n_layers]
-        log_incident = torch.log(self.ceiling) + self.sizes.log_energy(c)[:, None]
+        half, middle = self.sizes.log_energies
+        log_most = c[:, :1] * half + (middle + torch.log(self.ceiling))  # ln of the largest E_tot [MeV]
         if self.config.layers == "logs":
-            return raw, u - (torch.log(torch.exp(u).sum(1, keepdim=True)) - log_incident).clamp_min(0.0)
+            return raw, u - (torch.log(torch.exp(u).sum(1, keepdim=True)) - log_most).clamp_min(0.0)
         if self.config.layers == "rest":
-            total = torch.exp(log_incident - functional.softplus(-(u * self.largest).sum(1, keepdim=True)))
-            others = (torch.exp(u) * (1 - self.largest)).sum(1, keepdim=True).clamp_min(1e-9)
-            part = ((1 - LEAST_REST) * total / others).clamp_max(1.0)
-            return raw, torch.lerp(u + torch.log(part), torch.log(total - part * others), self.largest)
-        return raw, log_incident + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
+            largest, layers = self.largest[:, None], torch.exp(u)
+            total = torch.exp(log_most) * torch.sigmoid(u @ largest)
+            others = layers @ ((1 - largest) / (1 - LEAST_REST))
+            layers = layers * (total / others.clamp_min(1e-9)).clamp_max(1.0)
+            return raw, torch.log(layers + self.largest * (total - layers @ (1 - largest) - layers))
+        return raw, log_most + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
 
     def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Margins shifted in every layer for the number of filled voxels in ``raw``, which choose the voxels, and those
@@ -328,8 +329,7 @@ class OneStep(Generator):
         m = own + self.members.spread(missing * rate)
         if self.config.layers != "fractions":  # in which the border of an empty layer is smeared: it may stay empty
             # One voxel at least to hold the layer's energy.
-            largest = torch.cat([part.amax(1, keepdim=True) for part in torch.split(m, self.layer_sizes, 1)], dim=1)
-            m = m + self.members.spread((LEAST - largest).clamp_min(0.0))
+            m = m + self.members.spread((LEAST - self.members.largest(m)).clamp_min(0.0))
         return m, torch.where(own >= 0, own, m)
 
     def _log_excess(self, m: Tensor, log_layers: Tensor) -> Tensor:

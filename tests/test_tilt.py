@@ -66,8 +66,9 @@ def test_one_filled_voxel_gives_moments_with_a_density() -> None:
     assert torch.all(spread[:, 2:4] <= moments.values(voxels)[:, 2:4])
 
 
-def test_the_momentum_of_a_jet_is_imposed() -> None:
-    momentum = JetMomentum(jets.geometry())
+@pytest.mark.parametrize("subjets", [False, True])
+def test_the_momentum_of_a_jet_is_imposed(subjets: bool) -> None:
+    momentum = JetMomentum(jets.geometry(), subjets)
     truth = sparse(200, 625, 1)
     q = momentum.values(truth)
     other = truth * torch.exp(0.3 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)))
@@ -83,6 +84,20 @@ def test_two_pixels_have_a_mass_known_by_hand() -> None:
     assert np.exp(log_pt) == pytest.approx(np.hypot(150e3 + 100e3 * np.cos(0.6), 100e3 * np.sin(0.6)))
     assert eta == pytest.approx(0, abs=1e-9)
     assert phi < 0
+
+
+def test_the_second_subjet_is_what_lies_below_and_its_single_pixel_gets_a_density() -> None:
+    pixels = torch.zeros(300, 625)
+    middle, below = 12 * 25 + 12, 12 * 25 + 6  # delta phi = -0.6
+    pixels[:, middle], pixels[:, below] = 150e3, 100e3
+    momentum = JetMomentum(jets.geometry(), subjets=True)
+    log_pt, mass, eta, phi, share = momentum.values(pixels)[0, 4:].tolist()
+    assert np.exp(log_pt) == pytest.approx(100e3)
+    assert mass == pytest.approx(0.5e-3 * 100e3, rel=1e-3)
+    assert (eta, phi) == pytest.approx((0, -0.6))
+    assert share == pytest.approx(150e3 / np.exp(momentum.values(pixels)[0, 0].item()))
+    spread = momentum.values(pixels, 1 - torch.rand(300, 9, generator=torch.Generator().manual_seed(0)))
+    assert all(len(column.unique()) > 250 for column in spread[:, 5:].T)
 
 
 def test_an_empty_shower_stays_empty() -> None:

@@ -37,7 +37,7 @@ def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> Fas
         )
     old = PreprocessConfig(**teacher.card.preprocess)
     config = replace(
-        config, per_layer=transform.n_globals // transform.n_layers, layers=old.layers,
+        config, per_layer=transform.n_globals // transform.n_layers, layers=old.layers, correlate=old.correlate,
         n_read=transform.layers.table.shape[1],
     )  # fmt: skip
     preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none")

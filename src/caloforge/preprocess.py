@@ -28,14 +28,21 @@ class PreprocessConfig:
     relative to their layer, "fractions", or to the incident energy, "ratio" (``fractions``).
 
     threshold_mev: voxels below are empty; n_knots: quantile knots per voxel; n_nodes: layer energies they are at;
-    scale_mev: unit of linear features; impose: features of the layers that are imposed on the way back too
-    (``tilt``), "moments", centres and widths, "radial", mean and variance of r in polar layers, or "jet", pT, mass,
-    eta and phi of a jet image; layers: their energies as logits of successive "fractions" of the incident energy, or
-    as "logs", in which empty layers and particles that pass without showering stand at one place whatever their
-    energy, or "rest", logs of all but the layer with most energy, beside the fraction of the incident energy that is
-    deposited, best for showers that are contained; conditions: "direction" (direction cosines, the position where the
-    straight line of the particle is ``depth_mm`` deep, and the kind of particle where there are several), or "polar"
-    (theta, phi, position on the front face, as in models of format 1).
+    scale_mev: unit of linear features. conditions: "direction" (direction cosines, the position where the straight line
+    of the particle is ``depth_mm`` deep, and the kind of particle where there are several), or "polar" (theta, phi,
+    position on the front face, as in models of format 1).
+
+    impose: features of the layers that are imposed on the way back too (``tilt``): "moments", centres and widths;
+    "radial", mean and variance of r in polar layers; "jet", pT, mass, eta and phi of a jet image; "subjets", the same
+    of its second subjet too, and the share of the first one's middle pixel.
+
+    layers: their energies as logits of successive "fractions" of the incident energy; as "logs", in which empty layers
+    and particles that pass without showering stand at one place whatever their energy; or "rest", logs of all but the
+    layer with most energy, beside the fraction of the incident energy that is deposited, best for showers that are
+    contained.
+
+    correlate: whether voxels hang together beyond what the features of the layers explain, which takes a product with
+    V^2 numbers; without it, a student of the model generates sooner.
 
     Of "fractions" and "ratio" only: map: of each fraction to a feature, "logit", "log" or "linear"; noise_mev: width of
     the uniform noise added to every voxel, 0 for none; standardise: features to mean 0 and deviation 1, "voxel" each by
@@ -47,8 +54,9 @@ class PreprocessConfig:
     n_knots: int = 41
     n_nodes: int = 7
     scale_mev: float = 1e3
-    impose: Literal["none", "moments", "radial", "jet"] = "none"
+    impose: Literal["none", "moments", "radial", "jet", "subjets"] = "none"
     layers: Layers = "fractions"
+    correlate: bool = True
     conditions: Literal["direction", "polar"] = "direction"
     depth_mm: float = 0.0
     map: Literal["logit", "log", "linear"] = "logit"
@@ -83,15 +91,18 @@ class ShowerTransform(nn.Module):
     def __init__(self, geometry: Geometry, config: PreprocessConfig, n_given: int = 0) -> None:
         super().__init__()
         self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
-        if config.impose == "jet" and (self.n_layers > 1 or geometry.layers[0].kind != "cartesian"):
+        jets = config.impose in ("jet", "subjets")
+        if jets and (self.n_layers > 1 or geometry.layers[0].kind != "cartesian"):
             raise ValueError(
-                f"got impose 'jet' for {geometry.name!r}, expected an image in (eta, phi), one cartesian layer; set it "
-                "to 'none'"
+                f"got impose {config.impose!r} for {geometry.name!r}, expected an image in (eta, phi), one cartesian "
+                "layer; set it to 'none'"
             )
         self.imposed: JetMomentum | Moments | None = None
         if config.impose != "none":
             self.imposed = (
-                JetMomentum(geometry) if config.impose == "jet" else Moments(geometry, config.impose == "radial")
+                JetMomentum(geometry, config.impose == "subjets")
+                if jets
+                else Moments(geometry, config.impose == "radial")
             )
         n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments
@@ -100,7 +111,7 @@ class ShowerTransform(nn.Module):
         self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
         self.scales = Gaussianize(self.n_layers, 2 * config.n_knots)
         self.voxels = ConditionalGaussianize(geometry, config.n_knots, config.n_nodes)
-        self.decorrelate = Decorrelate(self.n_voxels, self.n_fixed)
+        self.decorrelate = Decorrelate(self.n_voxels, self.n_fixed, config.correlate)
         squares = torch.from_numpy(geometry.centres()[:, :2] ** 2).float()
         self.register_buffer("squares", squares.T.contiguous(), persistent=False)
         self.register_buffer("offsets", torch.from_numpy(geometry.offsets[:-1].copy()).float(), persistent=False)

@@ -16,6 +16,7 @@ from .geometry import Array, Geometry
 
 STEPS = 6  # of Newton
 LARGEST = 2.0  # |lambda b_k|, so that a momentum that the pixels cannot have does no harm
+BELOW = -0.25  # phi of the lower half of a jet image
 
 
 class Tilt(nn.Module):
@@ -53,35 +54,66 @@ class Tilt(nn.Module):
 
 
 class JetMomentum(nn.Module):
-    """Pixels [MeV] (N, V) <-> q (N, 4): ln pT, mass [MeV], eta and phi of the jet. The axes are x = eta, y = phi.
+    """Pixels [MeV] (N, V) <-> q (N, Q): ln pT, mass [MeV], eta and phi of the jet. The axes are x = eta, y = phi.
 
-    A pixel of pT p_k adds p_k (cos phi_k, sin phi_k, sinh eta_k, cosh eta_k) to the four-momentum.
+    A pixel of pT p_k adds p_k (cos phi_k, sin phi_k, sinh eta_k, cosh eta_k) to the four-momentum. subjets: also ln pT,
+    mass, eta and phi of the pixels below phi = BELOW, where the second subjet is, and the share of the jet's pT in the
+    pixel of the middle, where the first one is.
     """
 
-    n_values: int = 4
+    n_values: int
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, subjets: bool = False) -> None:
         super().__init__()
         eta, phi = geometry.centres()[:, :2].T
-        self.tilt = Tilt(np.stack([np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta)], axis=1))
+        basis = np.stack([np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta)], axis=1)
+        self.n_values = 9 if subjets else 4
+        if subjets:
+            middle = np.arange(len(eta)) == np.argmin(eta**2 + phi**2)
+            basis = np.concatenate([basis, basis * (phi < BELOW)[:, None], middle[:, None]], axis=1)
+        self.tilt = Tilt(basis)
 
     def values(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
-        """q of the images, in float64; they need no spreading by ``uniform``."""
-        px, py, pz, energy = self.tilt.sums(pixels).unbind(1)
-        pt = torch.hypot(px, py).clamp_min(1e-9)
-        mass = (energy**2 - pt**2 - pz**2).clamp_min(0.0).sqrt()
-        return torch.stack([torch.log(pt), mass, torch.asinh(pz / pt), torch.atan2(py, px)], dim=1)
+        """q of the images, in float64; uniform: (N, Q) in (0, 1], spreads what a single pixel below gives exactly."""
+        sums = self.tilt.sums(pixels)
+        jet = _jet_of(sums[:, :4])
+        if self.n_values == 4:
+            return torch.stack(jet, dim=1)
+        log_pt, mass, eta, phi = _jet_of(sums[:, 4:8])
+        u = torch.full_like(sums, 0.5) if uniform is None else uniform.double()
+        below = [
+            torch.where(log_pt > 0, log_pt, u[:, 4]), torch.hypot(mass, 1e-3 * u[:, 5] * torch.exp(log_pt)),
+            eta + 1e-3 * (u[:, 6] - 0.5), phi + 1e-3 * (u[:, 7] - 0.5),
+        ]  # fmt: skip
+        share = sums[:, 8] * torch.exp(-jet[0]) + 1e-3 * (u[:, 8] - 0.5)
+        return torch.stack([*jet, *below, share], dim=1)
 
     def impose(self, pixels: Tensor, q: Tensor) -> Tensor:
-        """Pixels (N, V) whose jet has q (N, 4)."""
-        log_pt, mass, eta, phi = q.double().unbind(1)
-        pt, mass = torch.exp(log_pt), mass.clamp_min(0.0)
-        up, down = 0.5 * torch.exp(eta), 0.5 * torch.exp(-eta)  # ONNX Runtime has no sinh and cosh in float64
-        energy = (pt**2 * (up + down) ** 2 + mass**2).sqrt()
-        # sin and cos of an angle below pi in float32: enough, and what ONNX Runtime has.
-        along, across = (f(phi.float()).double() for f in (torch.cos, torch.sin))
-        sums = torch.stack([pt * along, pt * across, pt * (up - down), energy], dim=1)
-        return self.tilt.impose(pixels, sums)
+        """Pixels (N, V) whose jet has q (N, Q)."""
+        q = q.double()
+        sums = [_momentum_of(q[:, :4])]
+        if self.n_values > 4:
+            sums += [_momentum_of(q[:, 4:8]), (q[:, 8].clamp_min(0.0) * torch.exp(q[:, 0]))[:, None]]
+        return self.tilt.impose(pixels, torch.cat(sums, dim=1))
+
+
+def _jet_of(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """ln(pT / MeV), mass [MeV], eta and phi of four-momenta (N, 4)."""
+    px, py, pz, energy = sums.unbind(1)
+    pt = torch.hypot(px, py).clamp_min(1e-9)
+    mass = (energy**2 - pt**2 - pz**2).clamp_min(0.0).sqrt()
+    return torch.log(pt), mass, torch.asinh(pz / pt), torch.atan2(py, px)
+
+
+def _momentum_of(q: Tensor) -> Tensor:
+    """Four-momenta (N, 4) of ln(pT / MeV), mass [MeV], eta and phi."""
+    log_pt, mass, eta, phi = q.unbind(1)
+    pt, mass = torch.exp(log_pt), mass.clamp_min(0.0)
+    up, down = 0.5 * torch.exp(eta), 0.5 * torch.exp(-eta)  # ONNX Runtime has no sinh and cosh in float64
+    energy = (pt**2 * (up + down) ** 2 + mass**2).sqrt()
+    # sin and cos of an angle below pi in float32: enough, and what ONNX Runtime has.
+    along, across = (f(phi.float()).double() for f in (torch.cos, torch.sin))
+    return torch.stack([pt * along, pt * across, pt * (up - down), energy], dim=1)
 
 
 class Moments(nn.Module):

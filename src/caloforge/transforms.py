@@ -322,9 +322,9 @@ class Decorrelate(nn.Module):
 
     mu and ln sigma^2 are regressions on phi(h): 1, h, the products of two of them (their squares only, for more than
     16) and hinges max(h - k, 0) at fixed knots k. C: covariance of (v - mu)/sigma; only its diagonal for more than
-    2048 voxels. near: which of the H numbers the regressions of some voxels see, by default all of them. Independent
-    normal y are then a Gaussian copula with the right means, widths and correlations, and a network has to learn only
-    what differs from it.
+    2048 voxels, or where they are not to be ``correlate``d. near: which of the H numbers the regressions of some voxels
+    see, by default all of them. Independent normal y are then a Gaussian copula with the right means, widths and
+    correlations, and a network has to learn only what differs from it.
     """
 
     slopes: Tensor
@@ -333,9 +333,9 @@ class Decorrelate(nn.Module):
     white: Tensor
     knots: Tensor
 
-    def __init__(self, n_features: int, n_given: int) -> None:
+    def __init__(self, n_features: int, n_given: int, correlate: bool = True) -> None:
         super().__init__()
-        self.full = n_features <= LARGEST_COVARIANCE
+        self.full = correlate and n_features <= LARGEST_COVARIANCE
         self.register_buffer("knots", torch.arange(-2.0, 2.1, 0.5), persistent=False)
         n_terms = self._terms(torch.zeros(1, n_given)).shape[1]
         unit = torch.eye(n_features) if self.full else torch.ones(n_features)

@@ -20,7 +20,7 @@ random directions.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -40,25 +40,29 @@ N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
 LARGEST = 2.0  # |lambda b|
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
+Activation = Literal["relu", "tanh", "silu"]
+ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
 @dataclass(frozen=True)
 class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
-    energies (``PreprocessConfig``); impose: whether the student too
-    imposes them, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth: for F;
-    rings: whether voxels that the rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer
-    energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
+    energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student too
+    imposes moments, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth,
+    layer_activation: for F; rings: whether voxels that the rotations of a polar mesh exchange share mu, rho and q;
+    n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
     the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
     layers: Layers = "fractions"
+    correlate: bool = True
     impose: bool = True
     width: int = 192
     depth: int = 2
     layer_width: int = 96
     layer_depth: int = 2
+    layer_activation: Activation = "relu"
     rings: bool = False
     n_nodes: int = 12
     n_knots: int = 48
@@ -110,7 +114,7 @@ class OneStep(Generator):
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
     largest: Tensor  # which layer takes the rest, one-hot (L,)
-    root: Tensor  # R, (V, V), or its diagonal (V,) for many voxels
+    root: Tensor  # R, (V, V), or its diagonal (V,) for many or uncorrelated voxels
     basis: Tensor
     threshold: Tensor
     ceiling: Tensor
@@ -141,14 +145,14 @@ class OneStep(Generator):
         n_c = sizes.n_conditions
         if config.layers == "rest":
             self.register_buffer("largest", functional.one_hot(torch.tensor(0), n_layers).float())
-        self.layers = _mlp(self.n_globals + n_c, config.layer_width, config.layer_depth, self.n_globals)
-        full = n_voxels <= LARGEST_COVARIANCE
+        n_in = self.n_globals + n_c
+        self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
+        full = config.correlate and n_voxels <= LARGEST_COVARIANCE
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
         self.imposes = config.impose and config.per_layer == 2 + N_MOMENTS
-        n_given = self.n_globals + n_c
-        self.voxels = _mlp(n_given, config.width, config.depth, 2 * self.n_rings + n_layers)
+        self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
-            self.newton = _mlp(n_given, config.layer_width, 1, N_MOMENTS**2 * n_layers)
+            self.newton = _mlp(n_in, config.layer_width, 1, N_MOMENTS**2 * n_layers)
 
     def _make_tables(self, places: Tensor) -> None:
         config, n_layers, n_voxels = self.config, self.n_layers, self.sizes.n_voxels
@@ -367,12 +371,12 @@ class OneStep(Generator):
         return self._decoded(z, c).e
 
 
-def _mlp(n_in: int, width: int, depth: int, n_out: int) -> nn.Sequential:
-    """Hidden layers with ReLU; the last layer starts at zero."""
+def _mlp(n_in: int, width: int, depth: int, n_out: int, activation: Activation = "relu") -> nn.Sequential:
+    """A network whose last layer starts at zero."""
     sizes = [n_in, *([width] * depth)]
     steps: list[nn.Module] = []
     for a, b in pairwise(sizes):
-        steps += [nn.Linear(a, b), nn.ReLU()]
+        steps += [nn.Linear(a, b), ACTIVATIONS[activation]()]
     last = nn.Linear(width, n_out)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)

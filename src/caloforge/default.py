@@ -88,7 +88,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     student = Recipe(
         OneStepConfig(
             impose=impose and not polar and (not straight or layers == "logs"), width=width, layer_width=256,
-            layer_depth=3, layer_activation="silu", rings=mirror and polar and impose, pair_steps=n,
+            layer_depth=3, layer_activation="silu", layer_rate=4.0, rings=mirror and polar and impose, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

@@ -50,9 +50,10 @@ class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
     energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student too
     imposes moments, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth,
-    layer_activation: for F; rings: whether voxels that the rotations of a polar mesh exchange share mu, rho and q;
-    n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
-    the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
+    layer_activation: for F, whose regression has ``layer_rate`` times the learning rate; rings: whether voxels that the
+    rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer energies and margins in the tables
+    q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the regression in the
+    second; n_slices: random directions."""
 
     per_layer: int = 4
     layers: Layers = "fractions"
@@ -63,6 +64,7 @@ class OneStepConfig:
     layer_width: int = 96
     layer_depth: int = 2
     layer_activation: Activation = "relu"
+    layer_rate: float = 1.0
     rings: bool = False
     n_nodes: int = 12
     n_knots: int = 48
@@ -76,8 +78,10 @@ class OneStepConfig:
             self, "per_layer", "depth", "layer_width", "layer_depth", "n_nodes", "n_knots", "n_read",
             "pair_steps", "n_slices",
         )  # fmt: skip
-        if self.n_knots < 3 or self.n_read < 3 or self.n_nodes < 2 or self.pair_weight < 0:
-            raise ValueError(f"got {self}, expected tables of 3 knots and 2 nodes and pair_weight >= 0; raise them")
+        if self.n_knots < 3 or self.n_read < 3 or self.n_nodes < 2 or self.pair_weight < 0 or not self.layer_rate > 0:
+            raise ValueError(
+                f"got {self}, expected tables of 3 knots and 2 nodes, pair_weight >= 0 and layer_rate > 0; raise them"
+            )
 
 
 @dataclass
@@ -219,7 +223,7 @@ class OneStep(Generator):
         layers, voxels = list(self.layers.parameters()), list(self.voxels.parameters())
         steps = self.config.pair_steps if self.pairs is not None else None
         if steps is not None:
-            yield Objective("layers", layers, self._layer_loss, until=steps)
+            yield Objective("layers", layers, self._layer_loss, until=steps, rate=self.config.layer_rate)
             yield Objective("pairs", voxels, self._pair_loss, until=steps)
         if self.imposes:
             yield Objective("moments", list(self.newton.parameters()), self._moment_loss, every=2)

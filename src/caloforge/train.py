@@ -315,7 +315,7 @@ def _gradients(objective: Objective, pieces: list[_Piece], generator: nn.Module,
             torch.manual_seed(piece.seed)
             with torch.autocast(piece.x.device.type, dtype=torch.bfloat16, enabled=config.bf16):
                 loss = objective.loss(piece.x, piece.c, piece.random) / config.parts
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward(inputs=objective.parameters)  # type: ignore[no-untyped-call]
         total += loss.detach()
         for buffer, old, change in zip(buffers, before, changes, strict=True):
             change += buffer - old

@@ -244,8 +244,10 @@ class OneStep(Generator):
         assert self.pairs is not None
         pairs = self.pairs
         index = torch.randint(len(pairs.z), (len(x),), generator=generator)
-        made = self._decoded(pairs.z[index].to(x), pairs.c[index].to(x), pairs.g[index].to(x))
-        return _pseudo_huber(made.m.clamp_min(-BELOW) - pairs.m[index].to(x).clamp_min(-BELOW)).mean()
+        z, c, g, wanted = (v[index].to(x) for v in (pairs.z, pairs.c, pairs.g, pairs.m))
+        m, value = self._margins(z, torch.cat([g, c], dim=1), self._layers_of(g, c)[0])
+        m = torch.where(m >= 0, value, m)
+        return _pseudo_huber(m.clamp_min(-BELOW) - wanted.clamp_min(-BELOW)).mean()
 
     def _moment_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of the moments from those that were asked for, in units of their spread."""
@@ -347,7 +349,8 @@ class OneStep(Generator):
         place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
         node, left = at.floor(), place.floor()
         row = (node * (self.n_rings * (n_knots + 1)) + left).long() + self.first_v
-        a, b, slope, slope_b = functional.embedding(row, self.q).permute(2, 0, 1).unbind(0)
+        q = functional.embedding(row, self.q)
+        a, b, slope, slope_b = q[..., 0], q[..., 1], q[..., 2], q[..., 3]  # unbind takes ONNX Runtime longer
         p, f = place - left, at - node
         return a + p * b + f * (slope + p * slope_b)
 

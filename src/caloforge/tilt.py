@@ -20,13 +20,17 @@ BELOW = -0.25  # phi of the lower half of a jet image
 
 
 class Tilt(nn.Module):
-    """The tilt of voxels (N, V) with functions b (V, K), one of them constant or nearly so."""
+    """The tilt of voxels (N, V) with functions b (V, K), one of them constant or nearly so.
+
+    steps: of Newton; furthest: the most that a step may change any lambda b, where the sums can be far away.
+    """
 
     basis: Tensor
     units: Tensor
 
-    def __init__(self, basis: Array) -> None:
+    def __init__(self, basis: Array, *, steps: int = STEPS, furthest: float | None = None) -> None:
         super().__init__()
+        self.steps, self.furthest = steps, furthest
         units = np.linalg.pinv(np.linalg.qr(basis)[1] / np.sqrt(len(basis)), rcond=1e-9)  # in which b has covariance 1
         self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
         self.register_buffer("units", torch.from_numpy(units), persistent=False)
@@ -42,10 +46,14 @@ class Tilt(nn.Module):
         e, target = e / scale, sums.double() @ self.units / scale
         power = torch.zeros_like(target)
         tiny = 1e-6 * torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             tilted = e * self._factor(power, b)
             curvature = torch.einsum("nv,vi,vj->nij", tilted, b, b) + tiny
-            power = power + _solved(curvature, target - tilted @ b)
+            step = _solved(curvature, target - tilted @ b)
+            if self.furthest is not None:
+                reach = torch.where(e > 0, (step @ b.T).abs(), 0.0).amax(1, keepdim=True)
+                step = step * (self.furthest / reach.clamp_min(self.furthest))
+            power = power + step
         return (scale * e * self._factor(power, b)).to(voxels.dtype)
 
     @staticmethod
@@ -62,23 +70,27 @@ class JetMomentum(nn.Module):
     """
 
     n_values: int
+    parts: Tensor  # below, the middle, and the rest, one-hot (V, 3)
 
     def __init__(self, geometry: Geometry, subjets: bool = False) -> None:
         super().__init__()
         eta, phi = geometry.centres()[:, :2].T
         basis = np.stack([np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta)], axis=1)
+        self.tilt = Tilt(basis)
         self.n_values = 9 if subjets else 4
         if subjets:
-            middle = np.arange(len(eta)) == np.argmin(eta**2 + phi**2)
-            basis = np.concatenate([basis, basis * (phi < BELOW)[:, None], middle[:, None]], axis=1)
-        self.tilt = Tilt(basis)
+            below, middle = phi < BELOW, np.arange(len(eta)) == np.argmin(eta**2 + phi**2)
+            basis = np.concatenate([basis, basis * below[:, None], middle[:, None]], axis=1)
+            parts = np.stack([below, middle, ~below & ~middle], axis=1)
+            self.register_buffer("parts", torch.from_numpy(parts.astype(float)), persistent=False)
+            self.first = Tilt(basis, steps=12, furthest=1.0)
 
     def values(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """q of the images, in float64; uniform: (N, Q) in (0, 1], spreads what a single pixel below gives exactly."""
-        sums = self.tilt.sums(pixels)
-        jet = _jet_of(sums[:, :4])
         if self.n_values == 4:
-            return torch.stack(jet, dim=1)
+            return torch.stack(_jet_of(self.tilt.sums(pixels)), dim=1)
+        sums = self.first.sums(pixels)
+        jet = _jet_of(sums[:, :4])
         log_pt, mass, eta, phi = _jet_of(sums[:, 4:8])
         u = torch.full_like(sums, 0.5) if uniform is None else uniform.double()
         below = [
@@ -91,10 +103,17 @@ class JetMomentum(nn.Module):
     def impose(self, pixels: Tensor, q: Tensor) -> Tensor:
         """Pixels (N, V) whose jet has q (N, Q)."""
         q = q.double()
-        sums = [_momentum_of(q[:, :4])]
-        if self.n_values > 4:
-            sums += [_momentum_of(q[:, 4:8]), (q[:, 8].clamp_min(0.0) * torch.exp(q[:, 0]))[:, None]]
-        return self.tilt.impose(pixels, torch.cat(sums, dim=1))
+        jet = _momentum_of(q[:, :4])
+        if self.n_values == 4:
+            return self.tilt.impose(pixels, jet)
+        pt, below = torch.exp(q[:, :1]), torch.exp(q[:, 4:5])
+        middle = q[:, 8:].clamp_min(0.0) * pt
+        # Each part gets its pT first: the tilt finds its way from nearby.
+        wanted = torch.cat([below, middle, (pt - below - middle).clamp_min(1e-2 * pt)], dim=1)
+        factor = wanted / (pixels.double() @ self.parts).clamp_min(1e-9)
+        pixels = pixels * (factor @ self.parts.T).to(pixels.dtype)
+        pixels = self.first.impose(pixels, torch.cat([jet, _momentum_of(q[:, 4:8]), middle], dim=1))
+        return self.tilt.impose(pixels, jet)  # exactly, even where the pixels cannot have all of it
 
 
 def _jet_of(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

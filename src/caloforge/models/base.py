@@ -13,6 +13,9 @@ from typing import Any, ClassVar, Literal
 import torch
 import zuko
 from torch import Tensor, nn
+from torch.nn import functional
+from zuko.flows.autoregressive import MaskedAutoregressiveTransform
+from zuko.utils import unpack
 
 from ..geometry import Geometry
 
@@ -173,9 +176,32 @@ class LayerFlow(nn.Module):
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """z (N, G) -> g (N, G)."""
-        transform = self.flow(c.double()).transform
-        g: Tensor = transform.inv(z.double()) if self.fast == "density" else transform(z.double())
+        if self.fast == "decode":
+            return torch.as_tensor(self.flow(c.double()).transform(z.double())).to(z.dtype)
+        g, c = z.double(), c.double()
+        for part in reversed(self.flow.transform.transforms):
+            g = _inverse(part, g, c) if isinstance(part, MaskedAutoregressiveTransform) else part(c).inv(g)
         return g.to(z.dtype)
+
+
+def _inverse(flow: MaskedAutoregressiveTransform, y: Tensor, c: Tensor) -> Tensor:
+    """x of y = flow(x, c), group of features after group; zuko computes all of them in every pass."""
+    first, *rest = flow.hyper
+    *hidden, last = rest
+    places = flow.order.argsort(stable=True)
+    enter, leave = first.mask * first.weight, (last.mask * last.weight).unflatten(0, (-1, flow.total))
+    context, known = torch.arange(y.shape[1], enter.shape[1], device=y.device), y[:, :0]
+    for size in flow.order.bincount().tolist():
+        done = known.shape[1]
+        group = places[done : done + size]
+        h = functional.linear(torch.cat([known, c], 1), enter[:, torch.cat([places[:done], context])], first.bias)
+        for layer in hidden:
+            h = layer(h)
+        bias = last.bias.unflatten(0, (-1, flow.total))[group].flatten()
+        values = functional.linear(h, leave[group].flatten(0, 1), bias).unflatten(1, (size, flow.total))
+        spline = flow.univariate(*unpack(values, flow.shapes))
+        known = torch.cat([known, spline.inv(y.index_select(1, group))], dim=1)
+    return known.index_select(1, places.argsort())
 
 
 class ResidualMLP(nn.Module):

@@ -42,6 +42,7 @@ class GANConfig:
     layer_hidden: int = 64
     layer_transforms: int = 4
     layer_bins: int = 12
+    layer_passes: int = 2
     layer_fast: Fast = "decode"
     layer_steps: int = 1200
     layer_rate: float = 4.0
@@ -72,7 +73,7 @@ class GAN(Generator):
         n_given = sizes.n_conditions + sizes.n_globals
         self.layers = LayerFlow(
             sizes, hidden=config.layer_hidden, transforms=config.layer_transforms, bins=config.layer_bins,
-            fast=config.layer_fast,
+            fast=config.layer_fast, passes=config.layer_passes,
         )  # fmt: skip
         n_in = sizes.n_voxels + config.n_latent
         self.generator = ResidualMLP(n_in, n_given, sizes.n_voxels, config.width, config.depth, config.dropout)

@@ -160,7 +160,7 @@ def train(
             its one-step student, judged on showers held out, and the better one (docs/choose-a-model.md).
         steps: number of steps instead of the recipe's.
         seed: seed instead of the recipe's.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, 0 for OMP_NUM_THREADS or all cores.
         resume: continue an interrupted run of a recipe in the output folder.
         force: replace an existing run folder.
     """
@@ -196,7 +196,7 @@ def distill(
         pairs: pairs of noise and teacher output for the regression of one_step.
         steps: number of steps instead of the recipe's.
         seed: seed instead of the recipe's.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, 0 for OMP_NUM_THREADS or all cores.
         resume: continue an interrupted run in the output folder.
         force: replace an existing run folder.
     """
@@ -235,7 +235,7 @@ def generate(
         n: number of showers; with --like the first n of the file.
         spectrum: distribution of the energy.
         seed: the same seed gives the same showers.
-        threads: CPU threads, 0 for all cores; several workers have one each.
+        threads: CPU threads, 0 for OMP_NUM_THREADS or all cores; several workers have one each.
         workers: processes on this machine.
         force: replace an existing file.
     """
@@ -330,7 +330,7 @@ def evaluate(
         held_out: energies that training left out, such as 20..30GeV: are the candidates worse there?
         learning_curve: AUC against the number of training showers too: does it still rise?
         seed: seed of splits, classifiers and bootstrap.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, 0 for OMP_NUM_THREADS or all cores.
         figures: write every figure for papers too, as PNG and PDF.
         force: replace an existing folder.
     """
@@ -424,7 +424,7 @@ def demo(output: Output = Path("demo-report"), train: bool = False, seed: int = 
         output: folder for report.html, metrics.json and benchmark.json; replaced if it is an earlier demo's.
         train: train a small model from the shipped sample first (about a quarter of an hour).
         seed: seed of generation and evaluation.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, 0 for OMP_NUM_THREADS or all cores.
     """
     from . import workflow
 
@@ -481,7 +481,7 @@ def reweight(
         level: what the classifiers see, observables (high) or voxels (low).
         cap: largest weight.
         seed: seed of splits, classifiers and rejection.
-        threads: CPU threads, 0 for all cores.
+        threads: CPU threads, 0 for OMP_NUM_THREADS or all cores.
         force: replace an existing file.
     """
     from . import workflow
@@ -661,4 +661,5 @@ def _threads(n: int) -> None:
     if n < 0:
         raise ValueError(f"got --threads {n}, expected 0 (all cores) or more; raise it")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(n or cores)
+    if n or not os.environ.get("OMP_NUM_THREADS"):  # which torch has read
+        torch.set_num_threads(n or cores)

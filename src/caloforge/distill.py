@@ -1,6 +1,7 @@
 """Distillation: a teacher on Gaussianised features becomes a student that takes one step (``models.one_step``), and
 CaloFlow's teacher its student (``models.caloflow``)."""
 
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -66,8 +67,7 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         border = transform.voxels.borders(s[j : j + 1])  # (1, V)
         at = s[j : j + 1].expand(len(margins), -1)
         w = transform.voxels.inverse(border + margins[:, None] + 1e-6, at)  # (K, V)
-        excess = torch.exp(w.double()) * nodes[:, j].exp()[index] - threshold
-        rows.append(torch.log(excess.clamp_min(1e-6 * threshold)).T)
+        rows.append((w.double() + nodes[:, j][index]).clamp_min(math.log(threshold)).T)
     lowest, g = layers.border, layers.table
     if student.imposes:
         order = moment_order(transform.n_layers)

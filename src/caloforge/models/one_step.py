@@ -5,7 +5,7 @@ few operations what its teacher's networks and preprocessing do in many. With th
 
     g = z_g + F(z_g, c)                   features of the layers; tables turn them into energies E_l and numbers n_l
     m = mu + exp(rho) z_v R + shift       margin of a voxel over its threshold; mu and rho depend on g and c
-    e = threshold + exp q(m, ln E_l)      of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
+    e = exp q(m, ln E_l)                  of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
 
 shift moves the margins of a layer so that the expected number of filled voxels is n_l and one voxel is filled. Where
 moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
@@ -31,7 +31,7 @@ from ..geometry import mirrors
 from ..transforms import LARGEST_COVARIANCE, LEAST_REST, Layers, Members
 from .base import Generator, Objective, Sizes, randn_like, require_sizes
 
-EMPTY = -40.0  # q of an empty voxel
+EMPTY = -40.0  # ln of the energy of an empty voxel
 REACH = 9.0  # largest margin of the tables
 G_MAX = 4.5  # largest feature of a layer
 BELOW = 1.5  # how far below the threshold a margin still counts in the regression
@@ -42,6 +42,7 @@ LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
@@ -127,7 +128,7 @@ class OneStep(Generator):
     read: Tensor
     first: Tensor
     per_node: Tensor
-    q: Tensor
+    log_e: Tensor
     first_g: Tensor
     first_v: Tensor
 
@@ -172,7 +173,7 @@ class OneStep(Generator):
         g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
         q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
-        for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
+        for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "log_e"):
             self.register_buffer(name, torch.zeros(()))
         if config.per_layer == 2 + N_MOMENTS:
             self.register_buffer("basis", torch.zeros(n_voxels, (1 + N_MOMENTS) * n_layers))
@@ -205,8 +206,8 @@ class OneStep(Generator):
         """Set the tables.
 
         threshold: of voxels [MeV]; ceiling: largest E_tot/E_inc; g: raw layer features (G, n_read) at regular values
-        from ``lowest`` (G,) to G_MAX; nodes: regular ln(E_l/MeV), (L, n_nodes); q: ln of the excess over the threshold
-        [MeV], (n_nodes, K, n_knots), at regular margins from 0 to REACH.
+        from ``lowest`` (G,) to G_MAX; nodes: regular ln(E_l/MeV), (L, n_nodes); q: ln of the energy of a voxel [MeV],
+        (n_nodes, K, n_knots), at regular margins from 0 to REACH.
         """
         self.threshold, self.ceiling = torch.tensor(threshold), torch.tensor(float(ceiling))
         self.lowest, self.per_g = lowest.float(), ((self.config.n_read - 1) / (G_MAX - lowest)).float()
@@ -217,7 +218,7 @@ class OneStep(Generator):
         low, high = (torch.cat([torch.full_like(v[..., :1], EMPTY), v], dim=2) for v in (q, upper))
         zero = torch.zeros_like(q[..., :1])
         slope, slope_high = (torch.cat([zero, v.diff(dim=2), zero], dim=2) for v in (q, upper))
-        self.q = torch.stack([low, slope, high - low, slope_high - slope], dim=3).flatten(0, 2).float()
+        self.log_e = torch.stack([low, slope, high - low, slope_high - slope], dim=3).flatten(0, 2).float()
 
     def objectives(self) -> Iterator[Objective]:
         layers, voxels = list(self.layers.parameters()), list(self.voxels.parameters())
@@ -296,7 +297,8 @@ class OneStep(Generator):
         given = torch.cat([g, c], dim=1)
         m, value = self._margins(z, given, raw)
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
-        excess = torch.exp(self._log_excess(value, log_layers)) * filled
+        excess = torch.exp(self._log_energy(value, log_layers)) - self.threshold
+        excess = excess.clamp_min(LEAST_EXCESS * self.threshold) * filled
         wanted = self._wanted(raw) if self.imposes else None
         if wanted is not None:
             excess = self._tilted(excess, wanted, self.newton(given))
@@ -342,14 +344,14 @@ class OneStep(Generator):
             m = m + self.members.spread((LEAST - self.members.largest(m)).clamp_min(0.0))
         return m, torch.where(own >= 0, own, m)
 
-    def _log_excess(self, m: Tensor, log_layers: Tensor) -> Tensor:
+    def _log_energy(self, m: Tensor, log_layers: Tensor) -> Tensor:
         """q(m, ln E_l), (N, V)."""
         n_nodes, n_knots = self.config.n_nodes, self.config.n_knots
         at = self.members.spread(((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3))
         place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
         node, left = at.floor(), place.floor()
         row = (node * (self.n_rings * (n_knots + 1)) + left).long() + self.first_v
-        q = functional.embedding(row, self.q)
+        q = functional.embedding(row, self.log_e)
         a, b, slope, slope_b = q[..., 0], q[..., 1], q[..., 2], q[..., 3]  # unbind takes ONNX Runtime longer
         p, f = place - left, at - node
         return a + p * b + f * (slope + p * slope_b)

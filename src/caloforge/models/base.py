@@ -190,15 +190,15 @@ def _inverse(flow: MaskedAutoregressiveTransform, y: Tensor, c: Tensor) -> Tenso
     *hidden, last = rest
     places = flow.order.argsort(stable=True)
     enter, leave = first.mask * first.weight, (last.mask * last.weight).unflatten(0, (-1, flow.total))
-    context, known = torch.arange(y.shape[1], enter.shape[1], device=y.device), y[:, :0]
-    for size in flow.order.bincount().tolist():
-        done = known.shape[1]
+    n, known = y.shape[1], y[:, :0]
+    context, size = torch.arange(n, enter.shape[1], device=y.device), math.ceil(n / flow.passes)
+    for done in range(0, n, size):
         group = places[done : done + size]
         h = functional.linear(torch.cat([known, c], 1), enter[:, torch.cat([places[:done], context])], first.bias)
         for layer in hidden:
             h = layer(h)
         bias = last.bias.unflatten(0, (-1, flow.total))[group].flatten()
-        values = functional.linear(h, leave[group].flatten(0, 1), bias).unflatten(1, (size, flow.total))
+        values = functional.linear(h, leave[group].flatten(0, 1), bias).unflatten(1, (-1, flow.total))
         spline = flow.univariate(*unpack(values, flow.shapes))
         known = torch.cat([known, spline.inv(y.index_select(1, group))], dim=1)
     return known.index_select(1, places.argsort())

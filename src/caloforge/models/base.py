@@ -188,10 +188,10 @@ def _inverse(flow: MaskedAutoregressiveTransform, y: Tensor, c: Tensor) -> Tenso
     """x of y = flow(x, c), group of features after group; zuko computes all of them in every pass."""
     first, *rest = flow.hyper
     *hidden, last = rest
-    places = flow.order.argsort(stable=True)
+    n = y.shape[1]
+    places = _ranked(flow.order * n + torch.arange(n, device=y.device))
     enter, leave = first.mask * first.weight, (last.mask * last.weight).unflatten(0, (-1, flow.total))
-    n, known = y.shape[1], y[:, :0]
-    context, size = torch.arange(n, enter.shape[1], device=y.device), math.ceil(n / flow.passes)
+    context, known, size = torch.arange(n, enter.shape[1], device=y.device), y[:, :0], math.ceil(n / flow.passes)
     for done in range(0, n, size):
         group = places[done : done + size]
         h = functional.linear(torch.cat([known, c], 1), enter[:, torch.cat([places[:done], context])], first.bias)
@@ -201,7 +201,12 @@ def _inverse(flow: MaskedAutoregressiveTransform, y: Tensor, c: Tensor) -> Tenso
         values = functional.linear(h, leave[group].flatten(0, 1), bias).unflatten(1, (-1, flow.total))
         spline = flow.univariate(*unpack(values, flow.shapes))
         known = torch.cat([known, spline.inv(y.index_select(1, group))], dim=1)
-    return known.index_select(1, places.argsort())
+    return known.index_select(1, _ranked(places))
+
+
+def _ranked(keys: Tensor) -> Tensor:
+    """Places of different keys (n,) in rising order, as ONNX can say it."""
+    return torch.topk(keys, len(keys), largest=False).indices
 
 
 class ResidualMLP(nn.Module):

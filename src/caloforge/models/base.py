@@ -157,6 +157,15 @@ class LayerFlow(nn.Module):
             sizes.n_globals, sizes.n_conditions, bins=bins, transforms=transforms, passes=passes if few else None,
             randperm=few, hidden_features=(hidden, hidden),
         ).double()  # fmt: skip
+        self._read_orders()
+        self.register_load_state_dict_post_hook(lambda flow, keys: flow._read_orders())
+
+    def _read_orders(self) -> None:
+        """places: of the features of every transform, group after group; as numbers, which ONNX takes as constants."""
+        self.places: list[list[int]] = []
+        for part in self.flow.transform.transforms:
+            order = part.order.tolist() if isinstance(part, MaskedAutoregressiveTransform) else []
+            self.places.append(sorted(range(len(order)), key=order.__getitem__))
 
     def loss(self, g: Tensor, c: Tensor) -> Tensor:
         """Mean negative log-likelihood per feature: g (N, G), c (N, C)."""
@@ -179,34 +188,26 @@ class LayerFlow(nn.Module):
         if self.fast == "decode":
             return torch.as_tensor(self.flow(c.double()).transform(z.double())).to(z.dtype)
         g, c = z.double(), c.double()
-        for part in reversed(self.flow.transform.transforms):
-            g = _inverse(part, g, c) if isinstance(part, MaskedAutoregressiveTransform) else part(c).inv(g)
+        for part, places in zip(reversed(self.flow.transform.transforms), reversed(self.places), strict=True):
+            g = _inverse(part, places, g, c) if places else part(c).inv(g)
         return g.to(z.dtype)
 
 
-def _inverse(flow: MaskedAutoregressiveTransform, y: Tensor, c: Tensor) -> Tensor:
+def _inverse(flow: MaskedAutoregressiveTransform, places: list[int], y: Tensor, c: Tensor) -> Tensor:
     """x of y = flow(x, c), group of features after group; zuko computes all of them in every pass."""
-    first, *rest = flow.hyper
-    *hidden, last = rest
-    n = y.shape[1]
-    places = _ranked(flow.order * n + torch.arange(n, device=y.device))
+    first, *hidden, last = flow.hyper
     enter, leave = first.mask * first.weight, (last.mask * last.weight).unflatten(0, (-1, flow.total))
-    context, known, size = torch.arange(n, enter.shape[1], device=y.device), y[:, :0], math.ceil(n / flow.passes)
-    for done in range(0, n, size):
+    bias, known, size = last.bias.unflatten(0, (-1, flow.total)), y[:, :0], math.ceil(len(places) / flow.passes)
+    context = list(range(len(places), enter.shape[1]))
+    for done in range(0, len(places), size):
         group = places[done : done + size]
-        h = functional.linear(torch.cat([known, c], 1), enter[:, torch.cat([places[:done], context])], first.bias)
+        h = functional.linear(torch.cat([known, c], dim=1), enter[:, places[:done] + context], first.bias)
         for layer in hidden:
             h = layer(h)
-        bias = last.bias.unflatten(0, (-1, flow.total))[group].flatten()
-        values = functional.linear(h, leave[group].flatten(0, 1), bias).unflatten(1, (-1, flow.total))
-        spline = flow.univariate(*unpack(values, flow.shapes))
-        known = torch.cat([known, spline.inv(y.index_select(1, group))], dim=1)
-    return known.index_select(1, _ranked(places))
-
-
-def _ranked(keys: Tensor) -> Tensor:
-    """Places of different keys (n,) in rising order, as ONNX can say it."""
-    return torch.topk(keys, len(keys), largest=False).indices
+        values = functional.linear(h, leave[group].flatten(0, 1), bias[group].flatten())
+        spline = flow.univariate(*unpack(values.unflatten(1, (-1, flow.total)), flow.shapes))
+        known = torch.cat([known, spline.inv(y[:, group])], dim=1)
+    return known[:, sorted(range(len(places)), key=places.__getitem__)]
 
 
 class ResidualMLP(nn.Module):

@@ -57,7 +57,7 @@ class Members(nn.Module):
     def largest(self, values: Tensor) -> Tensor:
         """Largest value of each layer: (N, V) -> (N, L)."""
         if len(set(self.sizes)) == 1:
-            return values.unflatten(1, (-1, self.sizes[0])).amax(2)
+            return values.reshape(-1, len(self.sizes), self.sizes[0]).amax(2)
         return torch.cat([part.amax(1, keepdim=True) for part in torch.split(values, self.sizes, 1)], dim=1)
 
 

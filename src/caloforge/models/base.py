@@ -158,7 +158,7 @@ class LayerFlow(nn.Module):
             randperm=few, hidden_features=(hidden, hidden),
         ).double()  # fmt: skip
         self._read_orders()
-        self.register_load_state_dict_post_hook(lambda flow, keys: flow._read_orders())
+        self.register_load_state_dict_post_hook(lambda flow, _: flow._read_orders())  # type: ignore[no-untyped-call]
 
     def _read_orders(self) -> None:
         """places: of the features of every transform, group after group; as numbers, which ONNX takes as constants."""
@@ -205,7 +205,7 @@ def _inverse(flow: MaskedAutoregressiveTransform, places: list[int], y: Tensor, 
         for layer in hidden:
             h = layer(h)
         values = functional.linear(h, leave[group].flatten(0, 1), bias[group].flatten())
-        spline = flow.univariate(*unpack(values.unflatten(1, (-1, flow.total)), flow.shapes))
+        spline = flow.univariate(*unpack(values.reshape(-1, len(group), flow.total), flow.shapes))
         known = torch.cat([known, spline.inv(y[:, group])], dim=1)
     return known[:, sorted(range(len(places)), key=places.__getitem__)]
 

@@ -341,11 +341,15 @@ def test_an_interrupt_says_how_to_continue(
     assert "run the same command again" in capsys.readouterr().err
 
 
-def test_threads_are_set() -> None:
+def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
     from caloforge.cli import _threads
 
     _threads(1)
     assert torch.get_num_threads() == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    _threads(0)
+    assert torch.get_num_threads() == 1
+    monkeypatch.delenv("OMP_NUM_THREADS")
     if hasattr(os, "sched_getaffinity"):
         _threads(0)
         assert torch.get_num_threads() == len(os.sched_getaffinity(0))

@@ -121,27 +121,37 @@ def test_a_killed_driver_is_continued(tmp_path: Path, whole: bytes) -> None:
 
 
 def test_ctrl_c_keeps_finished_chunks_and_is_one_sentence(tmp_path: Path) -> None:
-    words = ["simulate", "calogan", "--engine", "parametric", "-n", "60000", "--workers", "2", "-o", "a.h5"]
-    run = subprocess.Popen([sys.executable, "-m", "caloforge", *words], env=ENVIRONMENT, cwd=tmp_path, text=True,
-                           stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
-    parts = tmp_path / "a.h5.parts"
-    wait_until(lambda: list(parts.glob("chunk-*.h5")))
-    left = workers(run.pid)
-    said = ""
-    for _ in range(4):  # on a busy machine the first one may be lost in a callback: people press it again
-        os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to the workers too
-        try:
-            said = run.communicate(timeout=30)[1]
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    run.kill()
+    for attempt in range(3):  # on a busy machine the signal may be lost in a callback of the workers' manager
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        code, said, left = interrupted(folder)
+        if said:
+            break
     assert said.startswith("caloforge: interrupted; finished chunks")
-    assert run.returncode == 130
+    assert code == 130
     assert left
     assert not any(p.is_running() and p.status() != "zombie" for p in left)
-    assert list(parts.glob("chunk-*.h5"))
-    assert not (tmp_path / "a.h5").exists()
+    assert list((folder / "a.h5.parts").glob("chunk-*.h5"))
+    assert not (folder / "a.h5").exists()
+
+
+def interrupted(folder: Path) -> tuple[int | None, str, list[psutil.Process]]:
+    """Exit code, standard error and former workers of a production that is interrupted; '' if it had to be killed."""
+    words = ["simulate", "calogan", "--engine", "parametric", "-n", "60000", "--workers", "2", "-o", "a.h5"]
+    run = subprocess.Popen([sys.executable, "-m", "caloforge", *words], env=ENVIRONMENT, cwd=folder, text=True,
+                           stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
+    wait_until(lambda: list((folder / "a.h5.parts").glob("chunk-*.h5")))
+    left = workers(run.pid)
+    for _ in range(3):  # people press it again
+        os.killpg(run.pid, signal.SIGINT)  # a terminal sends it to the workers too
+        try:
+            said = run.communicate(timeout=15)[1]
+        except subprocess.TimeoutExpired:
+            continue
+        return run.returncode, said, left
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate()
+    return run.returncode, "", left
 
 
 def test_a_simulator_that_fails_is_heard_once(tmp_path: Path) -> None:

@@ -229,7 +229,6 @@ class ConditionalGaussianize(nn.Module):
 
     border: Tensor
     table: Tensor
-    layer_index: Tensor
 
     S_MAX = 2.4
     FEWEST = 400  # showers that a table is made of, if there are as many
@@ -237,7 +236,6 @@ class ConditionalGaussianize(nn.Module):
     def __init__(self, geometry: Geometry, n_knots: int, n_nodes: int) -> None:
         super().__init__()
         self.n_knots, self.n_nodes = n_knots, n_nodes
-        self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()), persistent=False)
         self.members = Members(geometry)
         one = Gaussianize(geometry.n_voxels, n_knots)
         self.register_buffer("border", one.border.repeat(n_nodes, 1))
@@ -249,7 +247,7 @@ class ConditionalGaussianize(nn.Module):
         half = self.S_MAX / (self.n_nodes - 1) if self.n_nodes > 1 else 2 * self.S_MAX
         border, table = torch.empty_like(self.border), torch.empty_like(self.table)
         for layer in range(s.shape[1]):
-            voxels = (self.layer_index == layer).nonzero()[:, 0]
+            voxels = (self.members.index == layer).nonzero()[:, 0]
             for j, node in enumerate(nodes):
                 distance = (s[:, layer].clamp(-self.S_MAX, self.S_MAX) - node).abs()
                 n = max(int((distance <= half).sum()), min(self.FEWEST, len(s)))

@@ -12,8 +12,8 @@ The rules, for V voxels in L layers:
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
   each up to 40 layer features, and a coupling flow of four transforms beyond;
-* the student imposes moments too where directions or positions vary and for hadrons; it has hidden layers of 128 up to
-  600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for the layers.
+* the student imposes what its teacher does; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256
+  beyond, and of 256 for the layers.
 
 A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
 kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
@@ -87,8 +87,8 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     n = steps or 5000
     student = Recipe(
         OneStepConfig(
-            impose=impose and not polar and (not straight or layers == "logs"), width=width, layer_width=256,
-            layer_depth=3, layer_activation="silu", layer_rate=4.0, rings=mirror and polar and impose, pair_steps=n,
+            impose=impose, width=width, layer_width=256, layer_depth=3, layer_activation="silu", layer_rate=4.0,
+            rings=mirror and polar and impose, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

@@ -12,13 +12,15 @@ from torch import Tensor
 from .fastsim import Card, FastSim
 from .models.base import LayerFlow
 from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
-from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs
+from .models.one_step import REACH, OneStep, OneStepConfig, Pairs
 from .preprocess import PreprocessConfig, ShowerTransform
 from .showers import Showers
+from .tilt import Moments
 from .train import Progress, TrainConfig, fit
 
 CHUNK = 1000
 LAYER_PAIRS = 3  # pairs of the layers alone for each one of noise and showers
+LEAST_UNIT = 0.05  # of the moments, in the spread of a layer's voxels
 S_MAX = 2.4  # of the Gaussianised layer energies that the student's tables reach
 
 
@@ -39,7 +41,7 @@ def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> Fas
     old = PreprocessConfig(**teacher.card.preprocess)
     config = replace(
         config, per_layer=transform.n_globals // transform.n_layers, layers=old.layers, correlate=old.correlate,
-        n_read=transform.layers.table.shape[1],
+        radial=old.impose == "radial", n_read=transform.layers.table.shape[1],
     )  # fmt: skip
     preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none")
     card = Card("one_step", asdict(config), asdict(preprocess), teacher.geometry, teacher.card.valid, teacher.card.pdg)
@@ -70,9 +72,11 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         rows.append((w.double() + nodes[:, j][index]).clamp_min(math.log(threshold)).T)
     lowest, g = layers.border, layers.table
     if student.imposes:
-        order = moment_order(transform.n_layers)
+        n = transform.n_layers
+        order = moment_order(n, student.n_moments)
         lowest, g = lowest[order], g[order].clone()
-        units = _scale_moments(g[2 * transform.n_layers :])
+        reach = [1e-3 * student.places[:, student.members.index == k].square().mean().sqrt() for k in range(n)]
+        units = _scale_moments(g[2 * n :], student.n_moments, LEAST_UNIT * torch.stack(reach))
         student.adopt_units(1e3 * units)
     q = torch.stack(rows)  # (J, V, K)
     shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_add_(1, student.ring, q)
@@ -83,18 +87,20 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         student.largest.copy_(transform.fractions.largest)
 
 
-def moment_order(n_layers: int) -> Tensor:
+def moment_order(n_layers: int, n_each: int) -> Tensor:
     """Where the student's layer features stand among its teacher's: moments one kind after the other, not by layers."""
-    first = torch.arange(2 * n_layers)
-    return torch.cat([first, 2 * n_layers + (5 * torch.arange(n_layers) + torch.arange(5)[:, None]).flatten()])
+    first, kind = torch.arange(2 * n_layers), torch.arange(n_each)[:, None]
+    return torch.cat([first, 2 * n_layers + (n_each * torch.arange(n_layers) + kind).flatten()])
 
 
-def _scale_moments(g: Tensor) -> Tensor:
-    """Change tables (5 L, K) of x, y [m], ln var x, ln var y and correlation into the student's; its units [m]."""
-    n = len(g) // 5
-    units = torch.exp(0.5 * g[2 * n : 4 * n, g.shape[1] // 2]).reshape(2, n)  # about the middle width
-    g[: 2 * n] /= units.reshape(-1, 1)
-    g[2 * n : 4 * n] = torch.exp(g[2 * n : 4 * n]) / units.reshape(-1, 1) ** 2
+def _scale_moments(g: Tensor, n_each: int, least: Tensor) -> Tensor:
+    """Change tables (n_each L, K) of centres [m], logarithms of variances, and, if planar, correlation, into the
+    student's, whose units [m], (2, L) or (1, L), are returned; least: units, (L,)."""
+    along = n_each // 2  # axes
+    n = along * len(g) // n_each
+    units = torch.exp(0.5 * g[n : 2 * n, g.shape[1] // 2]).reshape(along, -1).clamp_min(least)  # about the middle width
+    g[:n] /= units.reshape(-1, 1)
+    g[n : 2 * n] = torch.exp(g[n : 2 * n]) / units.reshape(-1, 1) ** 2
     return units
 
 
@@ -114,8 +120,8 @@ def pairs_of(
         x = teacher.generator.decode(z, c[index])
         m = transform.margins(x, energy[index], given)
         g = x[:, : transform.n_globals]
-        if transform.n_globals == (2 + N_MOMENTS) * transform.n_layers:
-            order = moment_order(transform.n_layers)
+        if isinstance(transform.imposed, Moments):
+            order = moment_order(transform.n_layers, transform.imposed.n_each)
             g, z = g[:, order], torch.cat([z[:, order], z[:, transform.n_globals :]], dim=1)
         parts.append((z, c[index], g, m))
         if progress:
@@ -126,13 +132,13 @@ def pairs_of(
 
 def _layer_pairs(teacher: FastSim, c: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """n pairs of noise and features of the layers, in the student's order, and their contexts."""
-    flow, n_globals = teacher.generator.layers, teacher.transform.n_globals
+    flow, n_globals, imposed = teacher.generator.layers, teacher.transform.n_globals, teacher.transform.imposed
     assert isinstance(flow, LayerFlow)
     given = c[torch.randint(len(c), (n,), generator=random)]
     z = torch.randn(n, n_globals, generator=random)
     g = torch.cat([flow.decode(*part) for part in zip(torch.split(z, CHUNK), torch.split(given, CHUNK), strict=True)])
-    if n_globals == (2 + N_MOMENTS) * teacher.geometry.n_layers:
-        order = moment_order(teacher.geometry.n_layers)
+    if isinstance(imposed, Moments):
+        order = moment_order(teacher.geometry.n_layers, imposed.n_each)
         z, g = z[:, order], g[:, order]
     return z, given, g
 

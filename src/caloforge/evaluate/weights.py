@@ -24,6 +24,7 @@ CLIP = 1e-6  # of calibrated probabilities
 COLDEST = 0.01  # temperature of scores that separate the samples without fail
 TAILS = {"low": np.log(0.1), "high": np.log(2.0)}  # ln w beyond which a shower is extreme
 EXTREME_SHARE, FEWEST_EXTREME = 0.01, 20
+LARGEST_LOG = 150.0  # of a weight, so that its fourth power is a number
 FEWEST_IN_BIN = 10  # showers of both samples in a bin that counts in a chi2
 
 
@@ -126,7 +127,7 @@ def diagnostics(log_w: Pair) -> dict[str, Measured]:
     the same support; quantile_999: 99.9 % quantile of w over the candidate; beyond_2_<sample>, beyond_10_<sample>:
     fraction of showers with |ln w| > ln 2, > ln 10.
     """
-    p, q = _finite(log_w)
+    p, q = (np.clip(values, -LARGEST_LOG, LARGEST_LOG) for values in _finite(log_w))
     w, inverse = np.exp(q), np.exp(-p)
     out = {
         "kl": _mean(p), "reverse_kl": _mean(-q), "ess": effective_size(w), "mean_weight": _mean(w),

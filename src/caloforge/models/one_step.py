@@ -8,13 +8,13 @@ few operations what its teacher's networks and preprocessing do in many. With th
     e = exp q(m, ln E_l)                  of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
 
 shift moves the margins of a layer so that the expected number of filled voxels is n_l and one voxel is filled. Where
-moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
-with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g and c. R is the
-teacher's; F, mu, rho and J are trained in one or two phases: by regression of g and m on pairs of noise and teacher
-output (J: of moments), F on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more
-steps than ``pair_steps``, F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J.
-Stat. Plan. Inference 143, 2013) between whitened observables of real and generated showers of the same particles, along
-random directions.
+moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy)
+or (r, r^2), with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the
+moments there are, up to those of fourth order, which make the derivatives. R is the teacher's; F, mu, rho and J are
+trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F
+on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``,
+F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143,
+2013) between whitened observables of real and generated showers of the same particles, along random directions.
 """
 
 from collections.abc import Iterator
@@ -36,8 +36,11 @@ REACH = 9.0  # largest margin of the tables
 G_MAX = 4.5  # largest feature of a layer
 BELOW = 1.5  # how far below the threshold a margin still counts in the regression
 N_BRIGHTEST = 2
-N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
+PLANAR = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
+RADIAL = tuple((n, 0) for n in range(5))  # powers of r, after which follows 1
 LARGEST = 2.0  # |lambda b|
+NEWTON_STEPS = 12  # of the exact lambda
+NEAR = 0.02  # of the moments that are asked for, in their spread: where Newton's method arrives
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
@@ -48,15 +51,16 @@ SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are coun
 
 @dataclass(frozen=True)
 class OneStepConfig:
-    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
-    energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student too
-    imposes moments, or only knows them; width, depth: hidden layers for mu and rho; layer_width, layer_depth,
-    layer_activation: for F, whose regression has ``layer_rate`` times the learning rate; rings: whether voxels that the
-    rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer energies and margins in the tables
-    q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the regression in the
-    second; n_slices: random directions."""
+    """per_layer: numbers per layer in the teacher's g, 4, or 7 with moments of x and y; radial: whether the moments
+    are of r; layers: how they hold the layer energies, correlate: whether R is more than a diagonal
+    (``PreprocessConfig``); impose: whether the student too imposes moments, or only knows them; width, depth: hidden
+    layers for mu and rho; layer_width, layer_depth, layer_activation: for F, whose regression has ``layer_rate`` times
+    the learning rate; rings: whether voxels that the rotations of a polar mesh exchange share mu, rho and q; n_nodes,
+    n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of the
+    first phase; pair_weight: of the regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
+    radial: bool = False
     layers: Layers = "fractions"
     correlate: bool = True
     impose: bool = True
@@ -102,25 +106,28 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Of one decoding: g (N, G), m and e [MeV] (N, V), and the moments that are missing in e, (N, 5 L), if imposed."""
+    """Of one decoding: g (N, G), m and e [MeV] (N, V); given (N, G + C), excess (N, V), wanted (N, K L) of a tilt."""
 
     g: Tensor
     m: Tensor
     e: Tensor
-    missing: Tensor | None
+    given: Tensor
+    excess: Tensor
+    wanted: Tensor
 
 
 class OneStep(Generator):
     """Student with the teacher's tables; its features x are voxel energies [MeV], (N, V)."""
 
-    exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "basis")  # where there are such
+    exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "units")  # where there are such
 
     ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
     largest: Tensor  # which layer takes the rest, one-hot (L,)
     root: Tensor  # R, (V, V), or its diagonal (V,) for many or uncorrelated voxels
-    basis: Tensor
+    units: Tensor
+    basis: Tensor  # powers of the voxels' places, each in the columns of its layer, (V, P L)
     threshold: Tensor
     ceiling: Tensor
     lowest: Tensor
@@ -144,6 +151,8 @@ class OneStep(Generator):
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         self.n_noise = self.n_globals + n_voxels
+        self.powers = RADIAL if config.radial else PLANAR
+        self.n_moments = 2 if config.radial else 5 if config.per_layer == 7 else 0
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
         self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
@@ -154,13 +163,13 @@ class OneStep(Generator):
         self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
         full = config.correlate and n_voxels <= LARGEST_COVARIANCE
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
-        self.imposes = config.impose and config.per_layer == 2 + N_MOMENTS
+        self.imposes = config.impose and self.n_moments > 0
         self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
-            self.newton = _mlp(n_in, config.layer_width, 1, N_MOMENTS**2 * n_layers)
+            self.newton = _mlp(n_in + (len(self.powers) - 1) * n_layers, config.width, 2, self.n_moments**2 * n_layers)
 
     def _make_tables(self, places: Tensor) -> None:
-        config, n_layers, n_voxels = self.config, self.n_layers, self.sizes.n_voxels
+        config, n_layers = self.config, self.n_layers
         fixed = {"places": places}
         fixed["first_g"] = torch.arange(self.n_globals) * (config.n_read - 1)
         fixed["ring"] = self._rings()
@@ -170,14 +179,18 @@ class OneStep(Generator):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         g = torch.linspace(-G_MAX, G_MAX, config.n_read).repeat(self.n_globals, 1)
-        g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
+        if self.n_moments:
+            variances = slice((3 if config.radial else 4) * n_layers, (4 if config.radial else 6) * n_layers)
+            g[variances] = g[variances].exp()
         q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "log_e"):
             self.register_buffer(name, torch.zeros(()))
-        if config.per_layer == 2 + N_MOMENTS:
-            self.register_buffer("basis", torch.zeros(n_voxels, (1 + N_MOMENTS) * n_layers))
-            self.adopt_units(torch.full((2, n_layers), 10.0))
+        if self.n_moments:
+            self.register_buffer("units", torch.ones(()))
+            self.register_buffer("basis", torch.ones(()), persistent=False)
+            self.register_load_state_dict_post_hook(lambda model, _: model.adopt_units(model.units))  # type: ignore[no-untyped-call]
+            self.adopt_units(torch.full((1 if config.radial else 2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
 
     def _rings(self) -> Tensor:
@@ -192,12 +205,11 @@ class OneStep(Generator):
         return torch.from_numpy(np.unique(images.min(0), return_inverse=True)[1].reshape(-1))
 
     def adopt_units(self, units: Tensor) -> None:
-        """Count moments along x and y in these lengths [mm], (2, L).
-
-        basis: 1, x, y, x^2, y^2, xy of the voxels' places, each in the columns of its layer, (V, 6 L).
-        """
-        x, y = self.places / units.float()[:, self.members.index]
-        values = torch.stack([torch.ones_like(x), x, y, x * x, y * y, x * y], dim=1)
+        """Count moments along x and y, (2, L), or of r, (1, L), in these lengths [mm]."""
+        self.units = units.to(self.places)
+        places = torch.hypot(*self.places)[None] if self.config.radial else self.places
+        x, y = (places / self.units[:, self.members.index]).expand(2, -1)
+        values = torch.stack([x**a * y**b for a, b in self.powers], dim=1)
         self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
 
     def adopt_tables(
@@ -227,7 +239,7 @@ class OneStep(Generator):
             yield Objective("layers", layers, self._layer_loss, until=steps, rate=self.config.layer_rate)
             yield Objective("pairs", voxels, self._pair_loss, until=steps)
         if self.imposes:
-            yield Objective("moments", list(self.newton.parameters()), self._moment_loss, every=2)
+            yield Objective("tilt", list(self.newton.parameters()), self._tilt_loss, every=2)
         if steps is not None:
             yield Objective("showers", layers, self._shower_loss, since=steps)
         else:
@@ -248,15 +260,41 @@ class OneStep(Generator):
         z, c, g, wanted = (v[index].to(x) for v in (pairs.z, pairs.c, pairs.g, pairs.m))
         m, value = self._margins(z, torch.cat([g, c], dim=1), self._layers_of(g, c)[0])
         m = torch.where(m >= 0, value, m)
-        return _pseudo_huber(m.clamp_min(-BELOW) - wanted.clamp_min(-BELOW)).mean()
+        # How far below does not matter, but only where it belongs there: elsewhere the way back needs its gradient.
+        m = torch.where(wanted < -BELOW, m.clamp_min(-BELOW), m)
+        return _pseudo_huber(m - wanted.clamp_min(-BELOW)).mean()
 
-    def _moment_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Pseudo-Huber distance of the moments from those that were asked for, in units of their spread."""
-        z = randn_like(x.new_empty(len(x), self.n_noise), generator)
-        made = self._decoded(z, c)
-        assert made.missing is not None
-        spread = (made.missing + self._moments(made.e)).detach().std(0)
-        return _pseudo_huber(made.missing / spread.clamp_min(1e-6)).mean()
+    def _tilt_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Pseudo-Huber distance of lambda b from the exact one, by energy, in layers that can have their moments."""
+        with torch.no_grad():
+            made = self._decoded(randn_like(x.new_empty(len(x), self.n_noise), generator), c)
+            exact, reached = self._exact_tilt(made.excess, made.wanted)
+            energy = made.excess * self._factor(exact)
+            energy = energy * self.members.spread(reached / self.members.sums(energy).clamp_min(1e-9))
+            exact = (exact @ self._tilts()).clamp(-LARGEST, LARGEST)
+        off = self._tilt(made.excess, made.wanted, made.given) @ self._tilts() - exact
+        return (energy * _pseudo_huber(off, 0.1)).sum(1).mean() / 0.1**2
+
+    def _exact_tilt(self, excess: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """lambda (N, K L) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
+        power, basis = torch.zeros_like(wanted, dtype=torch.float64), self.basis.double()
+        tiny, products = 1e-6 * torch.eye(self.n_moments).to(power), self._products()
+        for _ in range(NEWTON_STEPS):
+            sums = (excess.double() * self._factor(power) @ basis).reshape(len(excess), -1, self.n_layers)
+            means = sums / sums[:, :1].clamp_min(1e-9)  # (N, P, L)
+            first = means[:, 1 : 1 + self.n_moments]
+            missing = wanted.reshape(first.shape) - first
+            curvature = means[:, products] - first[:, :, None] * first[:, None]  # (N, K, K, L)
+            step = torch.linalg.solve(curvature.movedim(3, 1) + tiny, missing.movedim(2, 1)[..., None])
+            power = power + step[..., 0].movedim(1, 2).flatten(1).clamp(-1.0, 1.0)
+        # Of layers that cannot have the moments lambda is of no use.
+        reached = (missing.abs() < NEAR * first.std(0).clamp_min(1e-6)).all(1)
+        return power.to(excess.dtype), reached.to(excess.dtype)
+
+    def _products(self) -> list[list[int]]:
+        """Where the products of two functions b stand among the powers."""
+        used = self.powers[1 : 1 + self.n_moments]
+        return [[self.powers.index((a + c, b + d)) for c, d in used] for a, b in used]
 
     def _shower_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         z = randn_like(x.new_empty(len(x), self.n_noise), generator)
@@ -297,17 +335,17 @@ class OneStep(Generator):
         given = torch.cat([g, c], dim=1)
         m, value = self._margins(z, given, raw)
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
-        excess = torch.exp(self._log_energy(value, log_layers)) - self.threshold
-        excess = excess.clamp_min(LEAST_EXCESS * self.threshold) * filled
-        wanted = self._wanted(raw) if self.imposes else None
-        if wanted is not None:
-            excess = self._tilted(excess, wanted, self.newton(given))
+        made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
+        made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
+        excess, wanted = made, self._wanted(raw) if self.imposes else raw
+        if self.imposes:
+            excess = excess * self._factor(self._tilt(excess, wanted, given))
         n = self.members.sums(filled).clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
         share = (layers - n * base) / self.members.sums(excess).clamp_min(1e-9)
         e = self.members.spread(base) * filled + self.members.spread(share) * excess
         m = torch.where(m >= 0, value, m)
-        return Decoded(g, m, e, None if wanted is None else wanted - self._moments(e))
+        return Decoded(g, m, e, given, made, wanted)
 
     def _layers_of(self, g: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Layer features before they were Gaussianised (N, G), and ln(E_l/MeV) (N, L)."""
@@ -357,24 +395,31 @@ class OneStep(Generator):
         return a + p * b + f * (slope + p * slope_b)
 
     def _wanted(self, raw: Tensor) -> Tensor:
-        """Means of x, y, x^2, y^2 and xy in every layer that the layer features ask for, (N, 5 L)."""
+        """Means of the functions b in every layer that the layer features ask for, (N, K L)."""
         n = self.n_layers
+        if self.config.radial:
+            r, variance = torch.split(raw[:, 2 * n :], n, 1)
+            return torch.cat([r, variance + r * r], dim=1)
         centre, variance, correlation = torch.split(raw[:, 2 * n :], [2 * n, 2 * n, n], 1)
         x, y, xx, yy = centre[:, :n], centre[:, n:], variance[:, :n], variance[:, n:]
         return torch.cat([centre, variance + centre * centre, correlation * torch.sqrt(xx * yy) + x * y], dim=1)
 
-    def _moments(self, e: Tensor) -> Tensor:
-        """Means of x, y, x^2, y^2 and xy in every layer, (N, 5 L)."""
-        sums = e @ self.basis
-        n = self.n_layers
-        return sums[:, n:] / sums[:, :n].clamp_min(1e-9).repeat(1, N_MOMENTS)
+    def _tilt(self, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
+        """lambda of one Newton step towards the moments that are wanted, (N, K L)."""
+        n, sums = self.n_layers, excess @ self.basis
+        means = sums[:, n:] / sums[:, :n].clamp_min(1e-9).repeat(1, len(self.powers) - 1)
+        missing = wanted - means[:, : self.n_moments * n]
+        j = self.newton(torch.cat([given, torch.asinh(means)], dim=1)).reshape(-1, self.n_moments, self.n_moments, n)
+        step: Tensor = j * missing.reshape(-1, 1, self.n_moments, n)
+        return step.sum(2).flatten(1)
 
-    def _tilted(self, excess: Tensor, wanted: Tensor, j: Tensor) -> Tensor:
-        n = self.n_layers
-        missing = (wanted - self._moments(excess)).reshape(-1, 1, N_MOMENTS, n)
-        power = (j.reshape(-1, N_MOMENTS, N_MOMENTS, n) * missing).sum(2).flatten(1)
-        exponent = power @ self.basis[:, n:].T
-        return excess * torch.exp(exponent.clamp(-LARGEST, LARGEST))
+    def _factor(self, power: Tensor) -> Tensor:
+        exponent: Tensor = power @ self._tilts().to(power)
+        return torch.exp(exponent.clamp(-LARGEST, LARGEST))
+
+    def _tilts(self) -> Tensor:
+        """b of the voxels, (K L, V)."""
+        return self.basis[:, self.n_layers : (1 + self.n_moments) * self.n_layers].T
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         return self._decoded(z, c).e

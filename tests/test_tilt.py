@@ -90,13 +90,16 @@ def test_the_second_subjet_is_what_lies_below_and_its_single_pixel_gets_a_densit
     pixels = torch.zeros(300, 625)
     middle, below = 12 * 25 + 12, 12 * 25 + 6  # delta phi = -0.6
     pixels[:, middle], pixels[:, below] = 150e3, 100e3
+    pixels[:, [middle + 1, middle + 24, middle - 26]] = 5e3  # touch the middle with an edge or a corner
+    pixels[:, middle + 2] = 7e3
     momentum = JetMomentum(jets.geometry(), subjets=True)
-    log_pt, mass, eta, phi, share = momentum.values(pixels)[0, 4:].tolist()
+    log_pt, mass, eta, phi, share, around = momentum.values(pixels)[0, 4:].tolist()
     assert np.exp(log_pt) == pytest.approx(100e3)
     assert mass == pytest.approx(0.5e-3 * 100e3, rel=1e-3)
     assert (eta, phi) == pytest.approx((0, -0.6))
     assert share == pytest.approx(150e3 / np.exp(momentum.values(pixels)[0, 0].item()))
-    spread = momentum.values(pixels, 1 - torch.rand(300, 9, generator=torch.Generator().manual_seed(0)))
+    assert around == pytest.approx(share / 10)
+    spread = momentum.values(pixels, 1 - torch.rand(300, 10, generator=torch.Generator().manual_seed(0)))
     assert all(len(column.unique()) > 250 for column in spread[:, 5:].T)
 
 

@@ -65,23 +65,26 @@ class JetMomentum(nn.Module):
     """Pixels [MeV] (N, V) <-> q (N, Q): ln pT, mass [MeV], eta and phi of the jet. The axes are x = eta, y = phi.
 
     A pixel of pT p_k adds p_k (cos phi_k, sin phi_k, sinh eta_k, cosh eta_k) to the four-momentum. subjets: also ln pT,
-    mass, eta and phi of the pixels below phi = BELOW, where the second subjet is, and the share of the jet's pT in the
-    pixel of the middle, where the first one is.
+    mass, eta and phi of the pixels below phi = BELOW, where the second subjet is, and the shares of the jet's pT in the
+    pixel of the middle, where the first one is, and in the eight around it.
     """
 
     n_values: int
-    parts: Tensor  # below, the middle, and the rest, one-hot (V, 3)
+    parts: Tensor  # below, the middle, around it, and the rest, one-hot (V, 4)
 
     def __init__(self, geometry: Geometry, subjets: bool = False) -> None:
         super().__init__()
         eta, phi = geometry.centres()[:, :2].T
         basis = np.stack([np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta)], axis=1)
         self.tilt = Tilt(basis)
-        self.n_values = 9 if subjets else 4
+        self.n_values = 10 if subjets else 4
         if subjets:
+            edge = 1.5 * np.ptp([eta, phi], axis=1) / (np.sqrt(len(eta)) - 1)  # of the square of nine pixels
+            near = (abs(eta) < edge[0]) & (abs(phi) < edge[1])
             below, middle = phi < BELOW, np.arange(len(eta)) == np.argmin(eta**2 + phi**2)
-            basis = np.concatenate([basis, basis * below[:, None], middle[:, None]], axis=1)
-            parts = np.stack([below, middle, ~below & ~middle], axis=1)
+            around = near & ~middle & ~below
+            basis = np.concatenate([basis, basis * below[:, None], np.stack([middle, around], axis=1)], axis=1)
+            parts = np.stack([below, middle, around, ~(below | middle | around)], axis=1)
             self.register_buffer("parts", torch.from_numpy(parts.astype(float)), persistent=False)
             self.first = Tilt(basis, steps=12, furthest=1.0)
 
@@ -97,8 +100,8 @@ class JetMomentum(nn.Module):
             torch.where(log_pt > 0, log_pt, u[:, 4]), torch.hypot(mass, 1e-3 * u[:, 5] * torch.exp(log_pt)),
             eta + 1e-3 * (u[:, 6] - 0.5), phi + 1e-3 * (u[:, 7] - 0.5),
         ]  # fmt: skip
-        share = sums[:, 8] * torch.exp(-jet[0]) + 1e-3 * (u[:, 8] - 0.5)
-        return torch.stack([*jet, *below, share], dim=1)
+        shares = sums[:, 8:] * torch.exp(-jet[0])[:, None] + 1e-3 * (u[:, 8:] - 0.5)
+        return torch.cat([torch.stack([*jet, *below], dim=1), shares], dim=1)
 
     def impose(self, pixels: Tensor, q: Tensor) -> Tensor:
         """Pixels (N, V) whose jet has q (N, Q)."""
@@ -107,9 +110,10 @@ class JetMomentum(nn.Module):
         if self.n_values == 4:
             return self.tilt.impose(pixels, jet)
         pt, below = torch.exp(q[:, :1]), torch.exp(q[:, 4:5])
-        middle = q[:, 8:].clamp_min(0.0) * pt
+        middle = q[:, 8:].clamp_min(0.0) * pt  # and around it
         # Each part gets its pT first: the tilt finds its way from nearby.
-        wanted = torch.cat([below, middle, (pt - below - middle).clamp_min(1e-2 * pt)], dim=1)
+        rest = (pt - below - middle.sum(1, keepdim=True)).clamp_min(1e-2 * pt)
+        wanted = torch.cat([below, middle, rest], dim=1)
         factor = wanted / (pixels.double() @ self.parts).clamp_min(1e-9)
         pixels = pixels * (factor @ self.parts.T).to(pixels.dtype)
         pixels = self.first.impose(pixels, torch.cat([jet, _momentum_of(q[:, 4:8]), middle], dim=1))

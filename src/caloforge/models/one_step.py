@@ -40,6 +40,8 @@ PLANAR = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in 
 RADIAL = tuple((n, 0) for n in range(5))  # powers of r, after which follows 1
 LARGEST = 2.0  # |lambda b|
 NEWTON_STEPS = 12  # of the exact lambda
+LEAST_VARIANCE = 1e-3  # of r
+FURTHEST = 3.0  # moments that are missing, in units of those there are
 NEAR = 0.02  # of the moments that are asked for, in their spread: where Newton's method arrives
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
@@ -127,7 +129,7 @@ class OneStep(Generator):
     largest: Tensor  # which layer takes the rest, one-hot (L,)
     root: Tensor  # R, (V, V), or its diagonal (V,) for many or uncorrelated voxels
     units: Tensor
-    basis: Tensor  # powers of the voxels' places, each in the columns of its layer, (V, P L)
+    basis: Tensor  # powers of the voxels' places, (V, P L), each in the columns of its layer, or (L, V/L, P)
     threshold: Tensor
     ceiling: Tensor
     lowest: Tensor
@@ -155,6 +157,7 @@ class OneStep(Generator):
         self.n_moments = 2 if config.radial else 5 if config.per_layer == 7 else 0
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
+        self.alike = len(set(self.members.sizes)) == 1
         self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
         if config.layers == "rest":
@@ -210,7 +213,10 @@ class OneStep(Generator):
         places = torch.hypot(*self.places)[None] if self.config.radial else self.places
         x, y = (places / self.units[:, self.members.index]).expand(2, -1)
         values = torch.stack([x**a * y**b for a, b in self.powers], dim=1)
-        self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
+        if self.alike:
+            self.basis = values.reshape(self.n_layers, -1, len(self.powers))
+        else:
+            self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
 
     def adopt_tables(
         self, threshold: float, ceiling: float, lowest: Tensor, g: Tensor, nodes: Tensor, q: Tensor
@@ -266,35 +272,41 @@ class OneStep(Generator):
 
     def _tilt_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of lambda b from the exact one, by energy, in layers that can have their moments."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self._off_tilt(x.float(), c.float(), generator)
+
+    def _off_tilt(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             made = self._decoded(randn_like(x.new_empty(len(x), self.n_noise), generator), c)
             exact, reached = self._exact_tilt(made.excess, made.wanted)
-            energy = made.excess * self._factor(exact)
+            exact = exact.clamp(-LARGEST, LARGEST)
+            energy = made.excess * torch.exp(exact)
             energy = energy * self.members.spread(reached / self.members.sums(energy).clamp_min(1e-9))
-            exact = (exact @ self._tilts()).clamp(-LARGEST, LARGEST)
-        off = self._tilt(made.excess, made.wanted, made.given) @ self._tilts() - exact
+        off = self._tilt(made.excess, made.wanted, made.given) - exact
         return (energy * _pseudo_huber(off, 0.1)).sum(1).mean() / 0.1**2
 
     def _exact_tilt(self, excess: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """lambda (N, K L) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
-        power, basis = torch.zeros_like(wanted, dtype=torch.float64), self.basis.double()
-        tiny, products = 1e-6 * torch.eye(self.n_moments).to(power), self._products()
+        """lambda b (N, V) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
+        e, wanted, basis, products = excess.double(), wanted.double(), self.basis.double(), self._products()
+        power, exponent, start = torch.zeros_like(wanted), torch.zeros_like(e), self._means(e, basis)
+        tiny = 1e-6 * torch.eye(self.n_moments).to(power)
         for _ in range(NEWTON_STEPS):
-            sums = (excess.double() * self._factor(power) @ basis).reshape(len(excess), -1, self.n_layers)
-            means = sums / sums[:, :1].clamp_min(1e-9)  # (N, P, L)
-            first = means[:, 1 : 1 + self.n_moments]
+            tilted = e * torch.exp(exponent.clamp(-LARGEST, LARGEST))
+            means = self._means(tilted, basis).reshape(len(e), -1, self.n_layers)  # (N, P - 1, L)
+            first = means[:, : self.n_moments]
             missing = wanted.reshape(first.shape) - first
             curvature = means[:, products] - first[:, :, None] * first[:, None]  # (N, K, K, L)
             step = torch.linalg.solve(curvature.movedim(3, 1) + tiny, missing.movedim(2, 1)[..., None])
             power = power + step[..., 0].movedim(1, 2).flatten(1).clamp(-1.0, 1.0)
+            exponent = self._exponent(power, start, basis)
         # Of layers that cannot have the moments lambda is of no use.
         reached = (missing.abs() < NEAR * first.std(0).clamp_min(1e-6)).all(1)
-        return power.to(excess.dtype), reached.to(excess.dtype)
+        return exponent.to(excess.dtype), reached.to(excess.dtype)
 
     def _products(self) -> list[list[int]]:
-        """Where the products of two functions b stand among the powers."""
+        """Where the products of two functions b stand among the powers, counted after the first one, which is 1."""
         used = self.powers[1 : 1 + self.n_moments]
-        return [[self.powers.index((a + c, b + d)) for c, d in used] for a, b in used]
+        return [[self.powers.index((a + c, b + d)) - 1 for c, d in used] for a, b in used]
 
     def _shower_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         z = randn_like(x.new_empty(len(x), self.n_noise), generator)
@@ -339,7 +351,7 @@ class OneStep(Generator):
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
         excess, wanted = made, self._wanted(raw) if self.imposes else raw
         if self.imposes:
-            excess = excess * self._factor(self._tilt(excess, wanted, given))
+            excess = excess * torch.exp(self._tilt(excess, wanted, given).clamp(-LARGEST, LARGEST))
         n = self.members.sums(filled).clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
         share = (layers - n * base) / self.members.sums(excess).clamp_min(1e-9)
@@ -405,21 +417,40 @@ class OneStep(Generator):
         return torch.cat([centre, variance + centre * centre, correlation * torch.sqrt(xx * yy) + x * y], dim=1)
 
     def _tilt(self, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
-        """lambda of one Newton step towards the moments that are wanted, (N, K L)."""
-        n, sums = self.n_layers, excess @ self.basis
-        means = sums[:, n:] / sums[:, :n].clamp_min(1e-9).repeat(1, len(self.powers) - 1)
+        """lambda b (N, V) of one Newton step towards the moments that are wanted."""
+        n, means = self.n_layers, self._means(excess, self.basis)
         missing = wanted - means[:, : self.n_moments * n]
+        if self.config.radial:  # of (r - <r>)/s and its square: r itself is far from 0, and s changes much
+            r, away = means[:, :n], missing[:, :n]
+            variance = (means[:, n : 2 * n] - r * r).clamp_min(LEAST_VARIANCE)
+            s = variance.sqrt()
+            ratio = (wanted[:, n:] - wanted[:, :n].square() + away * away) / variance
+            missing = torch.cat([away / s, ratio - 1], dim=1).clamp(-FURTHEST, FURTHEST)
         j = self.newton(torch.cat([given, torch.asinh(means)], dim=1)).reshape(-1, self.n_moments, self.n_moments, n)
-        step: Tensor = j * missing.reshape(-1, 1, self.n_moments, n)
-        return step.sum(2).flatten(1)
+        power = (j * missing.reshape(-1, 1, self.n_moments, n)).sum(2).flatten(1)
+        if self.config.radial:
+            square = power[:, n:] / variance
+            power = torch.cat([power[:, :n] / s - 2 * r * square, square], dim=1)
+        return self._exponent(power, means, self.basis)
 
-    def _factor(self, power: Tensor) -> Tensor:
-        exponent: Tensor = power @ self._tilts().to(power)
-        return torch.exp(exponent.clamp(-LARGEST, LARGEST))
+    def _means(self, e: Tensor, basis: Tensor) -> Tensor:
+        """Means of all powers but 1 in every layer, (N, (P - 1) L)."""
+        n = self.n_layers
+        if self.alike:
+            sums = (e.reshape(-1, n, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0).flatten(1)
+        else:
+            sums = e @ basis
+        return sums[:, n:] / sums[:, :n].clamp_min(1e-9).repeat(1, len(self.powers) - 1)
 
-    def _tilts(self) -> Tensor:
-        """b of the voxels, (K L, V)."""
-        return self.basis[:, self.n_layers : (1 + self.n_moments) * self.n_layers].T
+    def _exponent(self, power: Tensor, means: Tensor, basis: Tensor) -> Tensor:
+        """lambda (b - <b>) of the voxels, (N, V)."""
+        n, size = self.n_layers, self.n_moments * self.n_layers
+        middle = (power * means[:, :size]).reshape(-1, self.n_moments, n).sum(1)
+        power = torch.cat([-middle, power], dim=1)
+        if not self.alike:
+            return power @ basis[:, : n + size].T
+        power = power.reshape(-1, 1 + self.n_moments, n).permute(2, 0, 1)
+        return (power @ basis[:, :, : 1 + self.n_moments].transpose(1, 2)).transpose(0, 1).flatten(1)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         return self._decoded(z, c).e

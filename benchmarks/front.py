@@ -65,7 +65,7 @@ differ, too.
 Record = dict[str, Any]  # of one model in front.json
 
 
-def measure(name: str, n_test: int | None, repeats: int) -> Record:
+def measure(name: str, n_test: int | None, repeats: int, engines: tuple[str, ...]) -> Record:
     """Scores, times and origin of one model, as plain data; times [ms per shower], training [s]."""
     folder = hub.model(name)
     fast = FastSim.load(folder)
@@ -78,7 +78,7 @@ def measure(name: str, n_test: int | None, repeats: int) -> Record:
     made = fast.simulate(test.incident, seed=SEED)
     report = evaluate(test, made, seed=SEED, repeats=repeats, candidate_name=name)
     worst = report.worst(1)[0]
-    rows = timed(folder, test.incident)
+    rows = timed(folder, test.incident, engines)
     if name in hub.MODEL_NAMES and not Path(name).exists() and n_test is None:
         judged = {"sample": sample, "n_test": len(test), "seed": SEED, "repeats": repeats}
         kept = {key: asdict(report.scores[key]) for key in (*SCORES, "response/mean", "response/core_width")}
@@ -93,9 +93,9 @@ def measure(name: str, n_test: int | None, repeats: int) -> Record:
     } | times(rows))  # fmt: skip
 
 
-def measure_times(name: str, record: Record) -> Record:
+def measure_times(name: str, record: Record, engines: tuple[str, ...]) -> Record:
     """The record with times measured again."""
-    return plain(record | times(timed(hub.model(name), io.read_incident(hub.sample(record["sample"])))))
+    return plain(record | times(timed(hub.model(name), io.read_incident(hub.sample(record["sample"])), engines)))
 
 
 def times(rows: list[Row]) -> Record:
@@ -107,9 +107,9 @@ def times(rows: list[Row]) -> Record:
     }  # fmt: skip
 
 
-def timed(folder: Path, incident: Incident) -> list[Row]:
+def timed(folder: Path, incident: Incident, engines: tuple[str, ...]) -> list[Row]:
     try:
-        return benchmark([folder], incident, batches=BATCHES)
+        return benchmark([folder], incident, batches=BATCHES, engines=engines)
     except Exception as error:
         print(f"{folder.name}: timed without ONNX Runtime, {one_line(error)}", file=sys.stderr)
         return benchmark([folder], incident, batches=BATCHES, engines=("pytorch",))
@@ -240,6 +240,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--test", type=int, help="first N showers of the test sample instead of all")
     parser.add_argument("--repeats", type=int, default=3, help="trainings of each classifier")
     parser.add_argument("--threads", type=int, default=1, help="threads of generation and referee; times are on one")
+    parser.add_argument("--engines", nargs="+", choices=list(ENGINES), default=list(ENGINES), help="that are timed")
     parser.add_argument("--times", action="store_true", help="only times, beside the scores at hand")
     parser.add_argument("--draw", action="store_true", help="only table and plot, from the numbers at hand")
     parser.add_argument("--output", type=Path, help="folder for front.json, RESULTS.md and front.png")
@@ -254,7 +255,11 @@ def main(arguments: list[str]) -> int:
     known = load(numbers) if args.times else {}
     for name in [] if args.draw else args.models or list(known) or judgeable():
         try:
-            record = measure_times(name, known[name]) if args.times else measure(name, args.test, args.repeats)
+            engines = tuple(args.engines)
+            record = (
+                measure_times(name, known[name], engines) if args.times
+                else measure(name, args.test, args.repeats, engines)
+            )  # fmt: skip
         except Exception as error:  # one model that fails does not stop the others
             print(f"{name}: left out, {one_line(error)}", file=sys.stderr, flush=True)
             failed += 1

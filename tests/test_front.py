@@ -171,7 +171,7 @@ def test_a_model_that_onnx_cannot_take_is_timed_without(
         return [Row("m", e, 1, 1, 2.0, 0.1, 0.0, 0.0, 400.0, "measured", 1.0) for e in engines]
 
     monkeypatch.setattr(front, "benchmark", benchmark)
-    rows = front.timed(Path("m"), None)
+    rows = front.timed(Path("m"), None, ("pytorch", "onnxruntime"))
     assert capsys.readouterr().err == "m: timed without ONNX Runtime, RuntimeError: no such operator\n"
     faster = Row("m", "onnxruntime", 1, 1, 1.5, 0.2, 0.0, 0.0, 400.0, "measured", 1.0)
     assert front.fastest(rows, 1)["engine"] == "pytorch"

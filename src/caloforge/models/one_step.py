@@ -48,6 +48,7 @@ LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
+TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
@@ -157,7 +158,7 @@ class OneStep(Generator):
         self.n_moments = 2 if config.radial else 5 if config.per_layer == 7 else 0
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
-        self.alike = len(set(self.members.sizes)) == 1
+        self.alike = n_layers > 1 and len(set(self.members.sizes)) == 1
         self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
         if config.layers == "rest":
@@ -252,11 +253,17 @@ class OneStep(Generator):
             yield Objective("showers", layers + voxels, self._shower_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Pseudo-Huber distance of g from the teacher's."""
+        """Pseudo-Huber distance of g from the teacher's, and of the total energy where no feature holds it."""
         assert self.pairs is not None
         index = torch.randint(len(self.pairs.layers[0]), (LAYER_BATCH * len(x),), generator=generator)
         z, c, g = (v[index].to(x) for v in self.pairs.layers)
-        return _pseudo_huber(self._layer_features(z, c) - g).mean()
+        made = self._layer_features(z, c)
+        loss = _pseudo_huber(made - g).mean()
+        if self.config.layers != "logs":
+            return loss
+        total, wanted = (torch.logsumexp(self._layers_of(v, c)[1], dim=1) for v in (made, g))
+        spread = (wanted - torch.log(self.sizes.incident_energy(c).to(wanted))).std().clamp_min(1e-6)
+        return loss + TOTAL_WEIGHT * _pseudo_huber((total - wanted) / spread).mean()
 
     def _pair_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of m from the teacher's, given its g."""

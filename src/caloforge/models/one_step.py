@@ -109,7 +109,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Of one decoding: g (N, G), m and e [MeV] (N, V); given (N, G + C), excess (N, V), wanted (N, K L) of a tilt."""
+    """Of one decoding: g (N, G), m and e [MeV] (N, V); given (N, G + C), excess (N, V), wanted (N, K, L) of a tilt."""
 
     g: Tensor
     m: Tensor
@@ -298,13 +298,12 @@ class OneStep(Generator):
         power, exponent, start = torch.zeros_like(wanted), torch.zeros_like(e), self._means(e, basis)
         tiny = 1e-6 * torch.eye(self.n_moments).to(power)
         for _ in range(NEWTON_STEPS):
-            tilted = e * torch.exp(exponent.clamp(-LARGEST, LARGEST))
-            means = self._means(tilted, basis).reshape(len(e), -1, self.n_layers)  # (N, P - 1, L)
+            means = self._means(e * torch.exp(exponent.clamp(-LARGEST, LARGEST)), basis)
             first = means[:, : self.n_moments]
-            missing = wanted.reshape(first.shape) - first
+            missing = wanted - first
             curvature = means[:, products] - first[:, :, None] * first[:, None]  # (N, K, K, L)
             step = torch.linalg.solve(curvature.movedim(3, 1) + tiny, missing.movedim(2, 1)[..., None])
-            power = power + step[..., 0].movedim(1, 2).flatten(1).clamp(-1.0, 1.0)
+            power = power + step[..., 0].movedim(1, 2).clamp(-1.0, 1.0)
             exponent = self._exponent(power, start, basis)
         # Of layers that cannot have the moments lambda is of no use.
         reached = (missing.abs() < NEAR * first.std(0).clamp_min(1e-6)).all(1)
@@ -356,7 +355,7 @@ class OneStep(Generator):
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
-        excess, wanted = made, self._wanted(raw) if self.imposes else raw
+        excess, wanted = made, self._wanted(raw) if self.imposes else raw[:, :0]
         if self.imposes:
             excess = excess * torch.exp(self._tilt(excess, wanted, given).clamp(-LARGEST, LARGEST))
         n = self.members.sums(filled).clamp_min(1.0)
@@ -414,50 +413,48 @@ class OneStep(Generator):
         return a + p * b + f * (slope + p * slope_b)
 
     def _wanted(self, raw: Tensor) -> Tensor:
-        """Means of the functions b in every layer that the layer features ask for, (N, K L)."""
-        n = self.n_layers
+        """Means of the functions b in every layer that the layer features ask for, (N, K, L)."""
+        parts = torch.split(raw[:, 2 * self.n_layers :], self.n_layers, 1)
         if self.config.radial:
-            r, variance = torch.split(raw[:, 2 * n :], n, 1)
-            return torch.cat([r, variance + r * r], dim=1)
-        centre, variance, correlation = torch.split(raw[:, 2 * n :], [2 * n, 2 * n, n], 1)
-        x, y, xx, yy = centre[:, :n], centre[:, n:], variance[:, :n], variance[:, n:]
-        return torch.cat([centre, variance + centre * centre, correlation * torch.sqrt(xx * yy) + x * y], dim=1)
+            r, variance = parts
+            means = [r, variance + r * r]
+        else:
+            x, y, xx, yy, correlation = parts
+            means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
+        return torch.cat(means, dim=1).reshape(-1, self.n_moments, self.n_layers)
 
     def _tilt(self, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         """lambda b (N, V) of one Newton step towards the moments that are wanted."""
-        n, means = self.n_layers, self._means(excess, self.basis)
-        missing = wanted - means[:, : self.n_moments * n]
+        k, means = self.n_moments, self._means(excess, self.basis)
+        missing = wanted - means[:, :k]
         if self.config.radial:  # of (r - <r>)/s and its square: r itself is far from 0, and s changes much
-            r, away = means[:, :n], missing[:, :n]
-            variance = (means[:, n : 2 * n] - r * r).clamp_min(LEAST_VARIANCE)
+            r, away = means[:, :1], missing[:, :1]
+            variance = (means[:, 1:2] - r * r).clamp_min(LEAST_VARIANCE)
             s = variance.sqrt()
-            ratio = (wanted[:, n:] - wanted[:, :n].square() + away * away) / variance
+            ratio = (wanted[:, 1:] - wanted[:, :1].square() + away * away) / variance
             missing = torch.cat([away / s, ratio - 1], dim=1).clamp(-FURTHEST, FURTHEST)
-        j = self.newton(torch.cat([given, torch.asinh(means)], dim=1)).reshape(-1, self.n_moments, self.n_moments, n)
-        power = (j * missing.reshape(-1, 1, self.n_moments, n)).sum(2).flatten(1)
+        j = self.newton(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
+        power: Tensor = (j * missing[:, None]).sum(2)
         if self.config.radial:
-            square = power[:, n:] / variance
-            power = torch.cat([power[:, :n] / s - 2 * r * square, square], dim=1)
+            square = power[:, 1:] / variance
+            power = torch.cat([power[:, :1] / s - 2 * r * square, square], dim=1)
         return self._exponent(power, means, self.basis)
 
     def _means(self, e: Tensor, basis: Tensor) -> Tensor:
-        """Means of all powers but 1 in every layer, (N, (P - 1) L)."""
-        n = self.n_layers
+        """Means of all powers but 1 in every layer, (N, P - 1, L)."""
         if self.alike:
-            sums = (e.reshape(-1, n, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0).flatten(1)
+            sums = (e.reshape(-1, self.n_layers, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0)
         else:
-            sums = e @ basis
-        return sums[:, n:] / sums[:, :n].clamp_min(1e-9).repeat(1, len(self.powers) - 1)
+            sums = (e @ basis).reshape(-1, len(self.powers), self.n_layers)
+        return sums[:, 1:] / sums[:, :1].clamp_min(1e-9)
 
     def _exponent(self, power: Tensor, means: Tensor, basis: Tensor) -> Tensor:
-        """lambda (b - <b>) of the voxels, (N, V)."""
-        n, size = self.n_layers, self.n_moments * self.n_layers
-        middle = (power * means[:, :size]).reshape(-1, self.n_moments, n).sum(1)
-        power = torch.cat([-middle, power], dim=1)
+        """lambda (b - <b>) of the voxels, (N, V); lambda (N, K, L)."""
+        size = 1 + self.n_moments
+        power = torch.cat([-(power * means[:, : self.n_moments]).sum(1, keepdim=True), power], dim=1)
         if not self.alike:
-            return power @ basis[:, : n + size].T
-        power = power.reshape(-1, 1 + self.n_moments, n).permute(2, 0, 1)
-        return (power @ basis[:, :, : 1 + self.n_moments].transpose(1, 2)).transpose(0, 1).flatten(1)
+            return power.flatten(1) @ basis[:, : size * self.n_layers].T
+        return (power.permute(2, 0, 1) @ basis[:, :, :size].transpose(1, 2)).transpose(0, 1).flatten(1)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         return self._decoded(z, c).e

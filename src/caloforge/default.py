@@ -4,16 +4,18 @@ The rules, for V voxels in L layers:
 
 * voxels below 1 keV count as empty, or below the faintest (FAINTEST) of the filled ones, if that is 0.1 to 1 keV;
 * positions count at the depth where the straight lines of the particles meet the centres of energy best;
-* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does;
-  as logarithms beside the deposited fraction where one layer always (99.9 %) holds more than 3 % of a shower and there
-  are two to eight layers; and as fractions otherwise;
+* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does,
+  or there are more than eight layers; as logarithms beside the deposited fraction where one layer always (99.9 %) holds
+  more than 3 % of a shower and there are several; and as fractions otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
   both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
-  each up to 40 layer features, and a coupling flow of four transforms beyond;
-* the student imposes what its teacher does; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256
-  beyond, and of 256 for the layers.
+  each; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
+  a few thousand showers are soon known by heart, for 500;
+* the student imposes moments of x and y like its teacher; it has hidden layers of 128 up to 600 voxels, 192 up to
+  1,000, and 256 beyond, and of 256 for the layers; it takes 5,000 steps of 512 pairs, or 2,500 of 128 beyond 2,048
+  voxels.
 
 A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
 kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from .evaluate import Report
 
 LARGEST_IMPOSED = 2048  # voxels
+MANY_VOXELS, MANY_FEATURES = 2048, 40
+N_PAIRS, LARGEST_PAIRS = 60_000, 80_000_000  # pairs of noise and showers, and numbers in their showers
 HELD_OUT = 0.1
 FEWEST = 50  # showers to judge on
 THRESHOLDS = (1e-4, 1e-3)  # MeV
@@ -59,7 +63,7 @@ class Default:
 
 
 def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Default:
-    """Recipes for a detector by the rules of this module; steps: of teacher and student, instead of 1,500 and 5,000."""
+    """Recipes for a detector by the rules of this module; steps: of teacher and student, instead of their own."""
     geometry = showers.geometry
     resolved = len({layer.kind for layer in geometry.layers}) == 1 and all(
         min(len(axis) for axis in ([v.second] if v.kind == "polar" else [v.first, v.second])) > 3
@@ -72,28 +76,30 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
     n_features = geometry.n_layers * (7 if impose and not polar else 4)
+    n = steps or (1500 if n_features <= MANY_FEATURES else 500)
     teacher = Recipe(
-        CopulaConfig() if n_features <= 40 else CopulaConfig(layer_transforms=4, layer_bins=8, layer_passes=2),
+        CopulaConfig(layer_bins=12 if n_features <= MANY_FEATURES else 8),
         PreprocessConfig(
             impose=kind if impose else "none", layers=layers, threshold_mev=_threshold(showers),
             depth_mm=_depth(showers),
         ),
         TrainConfig(
-            steps=steps or 1500, batch=512, lr=3e-3, weight_decay=0.02, warmup=min(200, (steps or 1500) // 4),
-            mirror=mirror, log_every=min(100, steps or 100), seed=seed,
+            steps=n, batch=512, lr=3e-3, weight_decay=0.02, warmup=min(200, n // 4), mirror=mirror,
+            log_every=min(100, n), seed=seed,
         ),
     )  # fmt: skip
+    many = geometry.n_voxels > MANY_VOXELS
     width = 128 if geometry.n_voxels <= 600 else 192 if geometry.n_voxels <= 1000 else 256
-    n = steps or 5000
+    n = steps or (2500 if many else 5000)
     student = Recipe(
         OneStepConfig(
-            impose=impose, width=width, layer_width=256, layer_depth=3, layer_activation="silu", layer_rate=4.0,
-            rings=mirror and polar and impose, pair_steps=n,
+            impose=impose and not polar, width=width, layer_width=256, layer_depth=3, layer_activation="silu",
+            layer_rate=4.0, rings=mirror and polar and impose, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(
-            steps=n, batch=512, lr=2e-3, weight_decay=0.0, warmup=min(100, n // 4), ema=0.995, mirror=mirror,
-            keep="last", log_every=min(100, n), seed=seed,
+            steps=n, batch=128 if many else 512, lr=2e-3, weight_decay=0.0, warmup=min(100, n // 4), ema=0.995,
+            mirror=mirror, keep="last", log_every=min(100, n), seed=seed,
         ),
     )  # fmt: skip
     return Default(teacher, student)
@@ -101,11 +107,10 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
 
 def _layers(showers: Showers) -> Layers:
     response, layers = showers.total / showers.incident.energy, showers.layer_energy
-    if response.std() > FLUCTUATES * response.mean():
+    if response.std() > FLUCTUATES * response.mean() or layers.shape[1] > FEW_LAYERS:
         return "logs"
     largest = layers[:, layers.mean(0).argmax()] / np.maximum(showers.total, 1e-9)
-    few = 2 <= layers.shape[1] <= FEW_LAYERS
-    return "rest" if few and np.quantile(largest, 0.001) > LEAST_LARGEST else "fractions"
+    return "rest" if layers.shape[1] > 1 and np.quantile(largest, 0.001) > LEAST_LARGEST else "fractions"
 
 
 def _threshold(showers: Showers) -> float:
@@ -178,8 +183,9 @@ def train_default(
     teacher.save(folder / "teacher")
     assert isinstance(recipes.student.model, OneStepConfig)
     student = distill(
-        teacher, kept, recipes.student.model, recipes.student.train, folder=folder / "student", progress=progress
-    )
+        teacher, kept, recipes.student.model, recipes.student.train,
+        n_pairs=min(N_PAIRS, LARGEST_PAIRS // showers.geometry.n_voxels), folder=folder / "student", progress=progress,
+    )  # fmt: skip
     student.save(folder / "student")
     first, second = (
         evaluate(held, fast.simulate(held.incident, seed=0), seed=0, candidate_name=name)

@@ -12,10 +12,9 @@ from torch import Tensor
 from .fastsim import Card, FastSim
 from .models.base import LayerFlow
 from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
-from .models.one_step import REACH, OneStep, OneStepConfig, Pairs
+from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs
 from .preprocess import PreprocessConfig, ShowerTransform
 from .showers import Showers
-from .tilt import Moments
 from .train import Progress, TrainConfig, fit
 
 CHUNK = 1000
@@ -41,7 +40,7 @@ def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> Fas
     old = PreprocessConfig(**teacher.card.preprocess)
     config = replace(
         config, per_layer=transform.n_globals // transform.n_layers, layers=old.layers, correlate=old.correlate,
-        radial=old.impose == "radial", n_read=transform.layers.table.shape[1],
+        n_read=transform.layers.table.shape[1],
     )  # fmt: skip
     preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none")
     card = Card("one_step", asdict(config), asdict(preprocess), teacher.geometry, teacher.card.valid, teacher.card.pdg)
@@ -73,10 +72,10 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
     lowest, g = layers.border, layers.table
     if student.imposes:
         n = transform.n_layers
-        order = moment_order(n, student.n_moments)
+        order = moment_order(n)
         lowest, g = lowest[order], g[order].clone()
         reach = [1e-3 * student.places[:, student.members.index == k].square().mean().sqrt() for k in range(n)]
-        units = _scale_moments(g[2 * n :], student.n_moments, LEAST_UNIT * torch.stack(reach))
+        units = _scale_moments(g[2 * n :], LEAST_UNIT * torch.stack(reach))
         student.adopt_units(1e3 * units)
     q = torch.stack(rows)  # (J, V, K)
     shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_add_(1, student.ring, q)
@@ -87,20 +86,21 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         student.largest.copy_(transform.fractions.largest)
 
 
-def moment_order(n_layers: int, n_each: int) -> Tensor:
+def moment_order(n_layers: int) -> Tensor:
     """Where the student's layer features stand among its teacher's: moments one kind after the other, not by layers."""
-    first, kind = torch.arange(2 * n_layers), torch.arange(n_each)[:, None]
-    return torch.cat([first, 2 * n_layers + (n_each * torch.arange(n_layers) + kind).flatten()])
+    first, kind = torch.arange(2 * n_layers), torch.arange(N_MOMENTS)[:, None]
+    return torch.cat([first, 2 * n_layers + (N_MOMENTS * torch.arange(n_layers) + kind).flatten()])
 
 
-def _scale_moments(g: Tensor, n_each: int, least: Tensor) -> Tensor:
-    """Change tables (n_each L, K) of centres [m], logarithms of variances, and, if planar, correlation, into the
-    student's, whose units [m], (2, L) or (1, L), are returned; least: units, (L,)."""
-    along = n_each // 2  # axes
-    n = along * len(g) // n_each
-    units = torch.exp(0.5 * g[n : 2 * n, g.shape[1] // 2]).reshape(along, -1).clamp_min(least)  # about the middle width
-    g[:n] /= units.reshape(-1, 1)
-    g[n : 2 * n] = torch.exp(g[n : 2 * n]) / units.reshape(-1, 1) ** 2
+def _scale_moments(g: Tensor, least: Tensor) -> Tensor:
+    """Change tables (5 L, K) of x, y [m], ln var x, ln var y and correlation into the student's; its units [m], (2, L).
+
+    least: of the units, (L,).
+    """
+    n = len(g) // 5
+    units = torch.exp(0.5 * g[2 * n : 4 * n, g.shape[1] // 2]).reshape(2, n).clamp_min(least)  # about the middle width
+    g[: 2 * n] /= units.reshape(-1, 1)
+    g[2 * n : 4 * n] = torch.exp(g[2 * n : 4 * n]) / units.reshape(-1, 1) ** 2
     return units
 
 
@@ -120,8 +120,8 @@ def pairs_of(
         x = teacher.generator.decode(z, c[index])
         m = transform.margins(x, energy[index], given)
         g = x[:, : transform.n_globals]
-        if isinstance(transform.imposed, Moments):
-            order = moment_order(transform.n_layers, transform.imposed.n_each)
+        if transform.n_globals == (2 + N_MOMENTS) * transform.n_layers:
+            order = moment_order(transform.n_layers)
             g, z = g[:, order], torch.cat([z[:, order], z[:, transform.n_globals :]], dim=1)
         parts.append((z, c[index], g, m))
         if progress:
@@ -132,13 +132,13 @@ def pairs_of(
 
 def _layer_pairs(teacher: FastSim, c: Tensor, n: int, random: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """n pairs of noise and features of the layers, in the student's order, and their contexts."""
-    flow, n_globals, imposed = teacher.generator.layers, teacher.transform.n_globals, teacher.transform.imposed
+    flow, n_globals = teacher.generator.layers, teacher.transform.n_globals
     assert isinstance(flow, LayerFlow)
     given = c[torch.randint(len(c), (n,), generator=random)]
     z = torch.randn(n, n_globals, generator=random)
     g = torch.cat([flow.decode(*part) for part in zip(torch.split(z, CHUNK), torch.split(given, CHUNK), strict=True)])
-    if isinstance(imposed, Moments):
-        order = moment_order(teacher.geometry.n_layers, imposed.n_each)
+    if n_globals == (2 + N_MOMENTS) * teacher.geometry.n_layers:
+        order = moment_order(teacher.geometry.n_layers)
         z, g = z[:, order], g[:, order]
     return z, given, g
 

@@ -8,13 +8,13 @@ few operations what its teacher's networks and preprocessing do in many. With th
     e = exp q(m, ln E_l)                  of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
 
 shift moves the margins of a layer so that the expected number of filled voxels is n_l and one voxel is filled. Where
-moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy)
-or (r, r^2), with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the
-moments there are, up to those of fourth order, which make the derivatives. R is the teacher's; F, mu, rho and J are
-trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F
-on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``,
-F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143,
-2013) between whitened observables of real and generated showers of the same particles, along random directions.
+moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
+with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there
+are, up to those of fourth order, which make the derivatives. R is the teacher's; F, mu, rho and J are trained in one or
+two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F on many more of
+them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``, F alone on real
+showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013) between
+whitened observables of real and generated showers of the same particles, along random directions.
 """
 
 from collections.abc import Iterator
@@ -36,12 +36,10 @@ REACH = 9.0  # largest margin of the tables
 G_MAX = 4.5  # largest feature of a layer
 BELOW = 1.5  # how far below the threshold a margin still counts in the regression
 N_BRIGHTEST = 2
-PLANAR = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
-RADIAL = tuple((n, 0) for n in range(5))  # powers of r, after which follows 1
+N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
+POWERS = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
 LARGEST = 2.0  # |lambda b|
 NEWTON_STEPS = 12  # of the exact lambda
-LEAST_VARIANCE = 1e-3  # of r
-FURTHEST = 3.0  # moments that are missing, in units of those there are
 NEAR = 0.02  # of the moments that are asked for, in their spread: where Newton's method arrives
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
@@ -54,16 +52,15 @@ SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are coun
 
 @dataclass(frozen=True)
 class OneStepConfig:
-    """per_layer: numbers per layer in the teacher's g, 4, or 7 with moments of x and y; radial: whether the moments
-    are of r; layers: how they hold the layer energies, correlate: whether R is more than a diagonal
-    (``PreprocessConfig``); impose: whether the student too imposes moments, or only knows them; width, depth: hidden
-    layers for mu and rho; layer_width, layer_depth, layer_activation: for F, whose regression has ``layer_rate`` times
-    the learning rate; rings: whether voxels that the rotations of a polar mesh exchange share mu, rho and q; n_nodes,
-    n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of the
-    first phase; pair_weight: of the regression in the second; n_slices: random directions."""
+    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
+    energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student too
+    imposes moments, or only knows them; width, depth: hidden layers for mu, rho and J; layer_width, layer_depth,
+    layer_activation: for F, whose regression has ``layer_rate`` times the learning rate; rings: whether voxels that the
+    rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer energies and margins in the tables
+    q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the regression in the
+    second; n_slices: random directions."""
 
     per_layer: int = 4
-    radial: bool = False
     layers: Layers = "fractions"
     correlate: bool = True
     impose: bool = True
@@ -154,8 +151,6 @@ class OneStep(Generator):
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         self.n_noise = self.n_globals + n_voxels
-        self.powers = RADIAL if config.radial else PLANAR
-        self.n_moments = 2 if config.radial else 5 if config.per_layer == 7 else 0
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
         self.alike = n_layers > 1 and len(set(self.members.sizes)) == 1
@@ -167,10 +162,10 @@ class OneStep(Generator):
         self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
         full = config.correlate and n_voxels <= LARGEST_COVARIANCE
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
-        self.imposes = config.impose and self.n_moments > 0
+        self.imposes = config.impose and config.per_layer == 2 + N_MOMENTS
         self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
-            self.newton = _mlp(n_in + (len(self.powers) - 1) * n_layers, config.width, 2, self.n_moments**2 * n_layers)
+            self.newton = _mlp(n_in + (len(POWERS) - 1) * n_layers, config.width, 2, N_MOMENTS**2 * n_layers)
 
     def _make_tables(self, places: Tensor) -> None:
         config, n_layers = self.config, self.n_layers
@@ -183,18 +178,16 @@ class OneStep(Generator):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         g = torch.linspace(-G_MAX, G_MAX, config.n_read).repeat(self.n_globals, 1)
-        if self.n_moments:
-            variances = slice((3 if config.radial else 4) * n_layers, (4 if config.radial else 6) * n_layers)
-            g[variances] = g[variances].exp()
+        g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
         q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "log_e"):
             self.register_buffer(name, torch.zeros(()))
-        if self.n_moments:
+        if config.per_layer == 2 + N_MOMENTS:
             self.register_buffer("units", torch.ones(()))
             self.register_buffer("basis", torch.ones(()), persistent=False)
             self.register_load_state_dict_post_hook(lambda model, _: model.adopt_units(model.units))  # type: ignore[no-untyped-call]
-            self.adopt_units(torch.full((1 if config.radial else 2, n_layers), 10.0))
+            self.adopt_units(torch.full((2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
 
     def _rings(self) -> Tensor:
@@ -209,13 +202,12 @@ class OneStep(Generator):
         return torch.from_numpy(np.unique(images.min(0), return_inverse=True)[1].reshape(-1))
 
     def adopt_units(self, units: Tensor) -> None:
-        """Count moments along x and y, (2, L), or of r, (1, L), in these lengths [mm]."""
+        """Count moments along x and y in these lengths [mm], (2, L)."""
         self.units = units.to(self.places)
-        places = torch.hypot(*self.places)[None] if self.config.radial else self.places
-        x, y = (places / self.units[:, self.members.index]).expand(2, -1)
-        values = torch.stack([x**a * y**b for a, b in self.powers], dim=1)
+        x, y = self.places / self.units[:, self.members.index]
+        values = torch.stack([x**a * y**b for a, b in POWERS], dim=1)
         if self.alike:
-            self.basis = values.reshape(self.n_layers, -1, len(self.powers))
+            self.basis = values.reshape(self.n_layers, -1, len(POWERS))
         else:
             self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
 
@@ -296,10 +288,10 @@ class OneStep(Generator):
         """lambda b (N, V) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
         e, wanted, basis, products = excess.double(), wanted.double(), self.basis.double(), self._products()
         power, exponent, start = torch.zeros_like(wanted), torch.zeros_like(e), self._means(e, basis)
-        tiny = 1e-6 * torch.eye(self.n_moments).to(power)
+        tiny = 1e-6 * torch.eye(N_MOMENTS).to(power)
         for _ in range(NEWTON_STEPS):
             means = self._means(e * torch.exp(exponent.clamp(-LARGEST, LARGEST)), basis)
-            first = means[:, : self.n_moments]
+            first = means[:, :N_MOMENTS]
             missing = wanted - first
             curvature = means[:, products] - first[:, :, None] * first[:, None]  # (N, K, K, L)
             step = torch.linalg.solve(curvature.movedim(3, 1) + tiny, missing.movedim(2, 1)[..., None])
@@ -311,8 +303,8 @@ class OneStep(Generator):
 
     def _products(self) -> list[list[int]]:
         """Where the products of two functions b stand among the powers, counted after the first one, which is 1."""
-        used = self.powers[1 : 1 + self.n_moments]
-        return [[self.powers.index((a + c, b + d)) - 1 for c, d in used] for a, b in used]
+        used = POWERS[1 : 1 + N_MOMENTS]
+        return [[POWERS.index((a + c, b + d)) - 1 for c, d in used] for a, b in used]
 
     def _shower_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         z = randn_like(x.new_empty(len(x), self.n_noise), generator)
@@ -414,30 +406,15 @@ class OneStep(Generator):
 
     def _wanted(self, raw: Tensor) -> Tensor:
         """Means of the functions b in every layer that the layer features ask for, (N, K, L)."""
-        parts = torch.split(raw[:, 2 * self.n_layers :], self.n_layers, 1)
-        if self.config.radial:
-            r, variance = parts
-            means = [r, variance + r * r]
-        else:
-            x, y, xx, yy, correlation = parts
-            means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
-        return torch.cat(means, dim=1).reshape(-1, self.n_moments, self.n_layers)
+        x, y, xx, yy, correlation = torch.split(raw[:, 2 * self.n_layers :], self.n_layers, 1)
+        means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
+        return torch.cat(means, dim=1).reshape(-1, N_MOMENTS, self.n_layers)
 
     def _tilt(self, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         """lambda b (N, V) of one Newton step towards the moments that are wanted."""
-        k, means = self.n_moments, self._means(excess, self.basis)
-        missing = wanted - means[:, :k]
-        if self.config.radial:  # of (r - <r>)/s and its square: r itself is far from 0, and s changes much
-            r, away = means[:, :1], missing[:, :1]
-            variance = (means[:, 1:2] - r * r).clamp_min(LEAST_VARIANCE)
-            s = variance.sqrt()
-            ratio = (wanted[:, 1:] - wanted[:, :1].square() + away * away) / variance
-            missing = torch.cat([away / s, ratio - 1], dim=1).clamp(-FURTHEST, FURTHEST)
+        k, means = N_MOMENTS, self._means(excess, self.basis)
         j = self.newton(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
-        power: Tensor = (j * missing[:, None]).sum(2)
-        if self.config.radial:
-            square = power[:, 1:] / variance
-            power = torch.cat([power[:, :1] / s - 2 * r * square, square], dim=1)
+        power: Tensor = (j * (wanted - means[:, :k])[:, None]).sum(2)
         return self._exponent(power, means, self.basis)
 
     def _means(self, e: Tensor, basis: Tensor) -> Tensor:
@@ -445,13 +422,13 @@ class OneStep(Generator):
         if self.alike:
             sums = (e.reshape(-1, self.n_layers, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0)
         else:
-            sums = (e @ basis).reshape(-1, len(self.powers), self.n_layers)
+            sums = (e @ basis).reshape(-1, len(POWERS), self.n_layers)
         return sums[:, 1:] / sums[:, :1].clamp_min(1e-9)
 
     def _exponent(self, power: Tensor, means: Tensor, basis: Tensor) -> Tensor:
         """lambda (b - <b>) of the voxels, (N, V); lambda (N, K, L)."""
-        size = 1 + self.n_moments
-        power = torch.cat([-(power * means[:, : self.n_moments]).sum(1, keepdim=True), power], dim=1)
+        size = 1 + N_MOMENTS
+        power = torch.cat([-(power * means[:, :N_MOMENTS]).sum(1, keepdim=True), power], dim=1)
         if not self.alike:
             return power.flatten(1) @ basis[:, : size * self.n_layers].T
         return (power.permute(2, 0, 1) @ basis[:, :, :size].transpose(1, 2)).transpose(0, 1).flatten(1)

@@ -339,3 +339,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert 0 < len(io.read("few.h5")) < 120
     assert io.read_weight("few.h5") is None
     torch.set_num_threads(threads)
+
+
+def test_weights_without_bounds_give_finite_numbers() -> None:
+    sure = np.linspace(-900, 900, 60)
+    for value in weights.diagnostics((sure + 300, sure - 300)).values():
+        assert np.isfinite(value[0]), value

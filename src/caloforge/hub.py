@@ -7,7 +7,7 @@ MODEL_NAMES = (
     "calogan-eplus", "calogan-eplus-vae", "calogan-eplus-gan", "calogan-gamma-gan", "calogan-piplus-gan",
     "lhcb-eminus-gan", "lhcb-wgan-paper", "jets-gan", "lagan-paper",
     "calogan-eplus-one-step", "calogan-gamma-one-step", "calogan-piplus-one-step", "lhcb-eminus-one-step",
-    "ds1-gamma-one-step",
+    "ds1-gamma-one-step", "par04-eminus-one-step",
 )  # fmt: skip
 _SAMPLES = ("calogan-eplus", "calogan-gamma", "calogan-piplus", "lhcb-eminus", "par04-eminus", "ds1-gamma", "jets")
 SAMPLE_NAMES = tuple(f"{name}-{part}" for name in _SAMPLES for part in ("train", "test"))

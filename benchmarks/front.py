@@ -81,14 +81,15 @@ def measure(name: str, n_test: int | None, repeats: int, engines: tuple[str, ...
     rows = timed(folder, test.incident, engines)
     if name in hub.MODEL_NAMES and not Path(name).exists() and n_test is None:
         judged = {"sample": sample, "n_test": len(test), "seed": SEED, "repeats": repeats}
-        kept = {key: asdict(report.scores[key]) for key in (*SCORES, "response/mean", "response/core_width")}
+        names = (*SCORES, "response/mean", "response/core_width")
+        kept = {key: asdict(report.scores[key]) for key in names if key in report.scores}
         fast.with_card(scores=fast.card.scores | judged | kept).save(folder, half=True, helpers=False)
     return plain({
         "family": fast.card.family,
         "sample": sample, "n_test": len(test), "seed": SEED, "repeats": repeats,
         "parameters": n_used(fast, test.incident[:2]),
         "training_s": fast.card.training.get("seconds"),
-        "scores": {key: asdict(report.scores[key]) for key in SCORES},
+        "scores": {key: asdict(report.scores[key]) for key in SCORES if key in report.scores},
         "worst": {"name": worst} | asdict(report.scores[f"separation/{worst}"]),
     } | times(rows))  # fmt: skip
 
@@ -186,7 +187,7 @@ def cells(name: str, record: Record) -> list[str]:
     ratio = "–" if geant4 is None else f"{geant4 / times['1000']['ms']:,.0f}"
     return [
         name, record["family"], f"{record['parameters']:,}", "–" if seconds is None else f"{seconds / 60:.1f}",
-        scored(scores["auc_low"]), scored(scores["auc_high"]), scored(scores["fpd"], 1000, 1),
+        scored(scores["auc_low"]), scored(scores["auc_high"]), scored(scores["fpd"], 1000, 1) if "fpd" in scores else "–",
         f"{worst['name']} {scored(worst)}", *speed, ratio,
     ]  # fmt: skip
 

@@ -126,6 +126,21 @@ def test_moments_and_tilt_are_sums_over_the_voxels_of_a_layer() -> None:
             torch.testing.assert_close(exponent[:, own], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_tilt_about_the_centre_does_not_depend_on_where_the_shower_is() -> None:
+    """The same excesses and missing moments, moved along with the mesh, are tilted by the same factors."""
+    exponents = []
+    for move in (0.0, 30.0):
+        mesh = Layer("cartesian", regular(-30 + move, 30 + move, 4), regular(-40 - move, 40 - move, 5))
+        model = student(Geometry("one", (mesh,)), per_layer=7, centred=True)
+        j = torch.randn(25, generator=torch.Generator().manual_seed(2))
+        model.newton[-1].bias.data.copy_(j)  # type: ignore[operator,union-attr]
+        e = torch.rand(7, 20, generator=torch.Generator().manual_seed(0))
+        other = torch.rand(7, 20, generator=torch.Generator().manual_seed(1))
+        wanted = model._means(other, model.basis)[:, :5]
+        exponents.append(model._tilt(e, wanted, torch.zeros(7, 8)))
+    torch.testing.assert_close(exponents[0], exponents[1], rtol=1e-3, atol=1e-3)
+
+
 def slow_energy_distance(x: Tensor, y: Tensor) -> float:
     def mean(a: Tensor, b: Tensor, same: bool) -> float:
         d = (a[:, None] - b[None]).abs().double()

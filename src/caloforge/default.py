@@ -93,8 +93,8 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     n = steps or (2500 if many else 5000)
     student = Recipe(
         OneStepConfig(
-            impose=impose and not polar, width=width, layer_width=256, layer_depth=3, layer_activation="silu",
-            layer_rate=4.0, rings=mirror and polar and impose, pair_steps=n,
+            impose=impose and not polar, centred=not straight, width=width, layer_width=256, layer_depth=3,
+            layer_activation="silu", layer_rate=4.0, rings=mirror and polar and impose, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

@@ -54,16 +54,17 @@ SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are coun
 class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
     energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student too
-    imposes moments, or only knows them; width, depth: hidden layers for mu, rho and J; layer_width, layer_depth,
-    layer_activation: for F, whose regression has ``layer_rate`` times the learning rate; rings: whether voxels that the
-    rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer energies and margins in the tables
-    q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the regression in the
-    second; n_slices: random directions."""
+    imposes moments, or only knows them; centred: with b about the centre that is there, for showers off the axis;
+    width, depth: hidden layers for mu, rho and J; layer_width, layer_depth, layer_activation: for F, whose regression
+    has ``layer_rate`` times the learning rate; rings: whether voxels that the rotations of a polar mesh exchange share
+    mu, rho and q; n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g;
+    pair_steps: steps of the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
     layers: Layers = "fractions"
     correlate: bool = True
     impose: bool = True
+    centred: bool = False
     width: int = 192
     depth: int = 2
     layer_width: int = 96
@@ -414,7 +415,15 @@ class OneStep(Generator):
         """lambda b (N, V) of one Newton step towards the moments that are wanted."""
         k, means = N_MOMENTS, self._means(excess, self.basis)
         j = self.newton(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
-        power: Tensor = (j * (wanted - means[:, :k])[:, None]).sum(2)
+        missing = wanted - means[:, :k]
+        if not self.config.centred:
+            return self._exponent((j * missing[:, None]).sum(2), means, self.basis)
+        x, y, dx, dy = means[:, :1], means[:, 1:2], missing[:, :1], missing[:, 1:2]
+        shifted = missing[:, 2:] - torch.cat([2 * x * dx, 2 * y * dy, x * dy + y * dx], dim=1)
+        power: Tensor = (j * torch.cat([missing[:, :2], shifted], dim=1)[:, None]).sum(2)
+        xx, yy, xy = power[:, 2:3], power[:, 3:4], power[:, 4:]
+        first = power[:, :2] - torch.cat([2 * xx * x + xy * y, 2 * yy * y + xy * x], dim=1)
+        power = torch.cat([first, power[:, 2:]], dim=1)
         return self._exponent(power, means, self.basis)
 
     def _means(self, e: Tensor, basis: Tensor) -> Tensor:

@@ -187,7 +187,8 @@ def cells(name: str, record: Record) -> list[str]:
     ratio = "–" if geant4 is None else f"{geant4 / times['1000']['ms']:,.0f}"
     return [
         name, record["family"], f"{record['parameters']:,}", "–" if seconds is None else f"{seconds / 60:.1f}",
-        scored(scores["auc_low"]), scored(scores["auc_high"]), scored(scores["fpd"], 1000, 1) if "fpd" in scores else "–",
+        scored(scores["auc_low"]), scored(scores["auc_high"]),
+        scored(scores["fpd"], 1000, 1) if "fpd" in scores else "–",
         f"{worst['name']} {scored(worst)}", *speed, ratio,
     ]  # fmt: skip
 

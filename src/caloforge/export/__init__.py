@@ -33,8 +33,8 @@ class Parity:
     """Agreement of the graph with PyTorch over ``n`` showers.
 
     layer_energy: largest difference of a layer's energy, relative to it, or to 1 MeV or a ten-thousandth of its shower
-    where it is less; voxel: largest difference of a voxel relative to its
-    shower's energy; flips: fraction of voxels filled in one of the two only (they sit on the threshold).
+    where it is less; voxel: largest difference of a voxel relative to its shower's energy; flips: fraction of voxels
+    filled in one of the two only (they sit on the threshold).
     """
 
     n: int

@@ -25,16 +25,14 @@ from ..preprocess import CONDITIONS
 OUTPUT = "energy_mev"
 OPSET, IR_VERSION = 18, 8  # runs on ONNX Runtime >= 1.15
 TOLERANCE = 1e-4  # largest relative difference of a layer energy
-LEAST_SHARE = 1e-4  # of the shower's energy, which float32 knows to 1e-7
 
 
 @dataclass(frozen=True)
 class Parity:
     """Agreement of the graph with PyTorch over ``n`` showers.
 
-    layer_energy: largest difference of a layer's energy, relative to it, or to 1 MeV or a ten-thousandth of its shower
-    where it is less; voxel: largest difference of a voxel relative to its shower's energy; flips: fraction of voxels
-    filled in one of the two only (they sit on the threshold).
+    layer_energy: largest relative difference of a layer's energy; voxel: largest difference of a voxel relative to its
+    shower's energy; flips: fraction of voxels filled in one of the two only (they sit on the threshold).
     """
 
     n: int
@@ -106,8 +104,7 @@ def compare(fast: FastSim, onnx_model: bytes | str, *, n: int = 256, seed: int =
     theirs = session(onnx_model).run([OUTPUT], feed)[0].astype(np.float64)
     starts = fast.geometry.offsets[:-1]
     layers = [np.add.reduceat(v, starts, axis=1) for v in (ours, theirs)]
-    least = np.maximum(1.0, LEAST_SHARE * ours.sum(1, keepdims=True))  # what a layer counts as that holds less
-    scale = np.maximum(layers[0], least)
+    scale = np.maximum(layers[0], 1.0)  # below 1 MeV the difference is taken relative to 1 MeV
     return Parity(
         n,
         float((np.abs(layers[0] - layers[1]) / scale).max()),

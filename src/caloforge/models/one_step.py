@@ -39,6 +39,7 @@ N_BRIGHTEST = 2
 N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
 POWERS = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
 LARGEST = 2.0  # |lambda b|
+FEW_LAYERS = 8  # beyond, layers that hold next to nothing are common, and decoding their logarithms takes float64
 NEWTON_STEPS = 12  # of the exact lambda
 NEAR = 0.02  # of the moments that are asked for, in their spread: where Newton's method arrives
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
@@ -337,12 +338,23 @@ class OneStep(Generator):
 
     def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
         z_g = z[:, : self.n_globals]
-        return torch.as_tensor(z_g + self.layers(torch.cat([z_g, c], dim=1)))
+        given = torch.cat([z_g, c], dim=1)
+        if self.training or self.config.layers != "logs" or self.n_layers <= FEW_LAYERS:
+            return torch.as_tensor(z_g + self.layers(given))
+        h = given.double()  # the tables of logarithms are steep where layers begin to be empty
+        for step in self.layers:
+            h = (
+                functional.linear(h, step.weight.double(), step.bias.double())
+                if isinstance(step, nn.Linear)
+                else step(h)
+            )
+        return z_g + h
 
     def _decoded(self, z: Tensor, c: Tensor, g: Tensor | None = None) -> Decoded:
         """All steps of the module's docstring; g: features of the layers to use instead of its own."""
         g = self._layer_features(z, c) if g is None else g
         raw, log_layers = self._layers_of(g, c)
+        g = g.to(z.dtype)
         given = torch.cat([g, c], dim=1)
         m, value = self._margins(z, given, raw)
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
@@ -363,7 +375,7 @@ class OneStep(Generator):
         place = ((g - self.lowest) * self.per_g).clamp(0.0, self.config.n_read - 1 - 1e-3)
         left = place.floor()
         row = left.long() + self.first_g
-        raw = self.read[:, 0][row] + (place - left) * self.read[:, 1][row]
+        raw = (self.read[:, 0][row] + (place - left) * self.read[:, 1][row]).to(c.dtype)
         u = raw[:, : self.n_layers]
         half, middle = self.sizes.log_energies
         log_most = c[:, :1] * half + (middle + torch.log(self.ceiling))  # ln of the largest E_tot [MeV]

@@ -48,7 +48,7 @@ def teacher(impose: Any = "moments", model: Any = None, layers: Any = "fractions
     return fast
 
 
-@pytest.mark.parametrize("layers", ["fractions", "logs", "rest"])
+@pytest.mark.parametrize("layers", ["fractions", "logs", "rest", "ratios"])
 def test_the_student_has_its_teachers_tables(layers: Any) -> None:
     """With the teacher's layer features and margins its showers are the teacher's, before moments are imposed."""
     old = teacher("none", layers=layers)
@@ -66,7 +66,7 @@ def test_the_student_has_its_teachers_tables(layers: Any) -> None:
     torch.testing.assert_close((student.members.sums(made.e)).double(), layers, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("layers", ["logs", "rest"])
+@pytest.mark.parametrize("layers", ["logs", "rest", "ratios"])
 def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -> None:
     rings = [Layer("polar", regular(-np.pi, np.pi, 4), (0.0, 10.0, 20.0, 50.0), (k, k + 1)) for k in range(2)]
     geometry = Geometry("rings", tuple(rings))

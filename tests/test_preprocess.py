@@ -200,7 +200,7 @@ def test_moments_that_are_drawn_are_those_of_the_showers() -> None:
     assert ((found - wanted).abs().amax(1) < 2e-2).float().mean() > 0.9
 
 
-@pytest.mark.parametrize("layers", ["logs", "rest"])
+@pytest.mark.parametrize("layers", ["logs", "rest", "ratios"])
 def test_layer_energies_as_logarithms_come_back_and_stay_below_the_ceiling(layers: Any) -> None:
     showers = small_showers(n=300)
     energy, incident = torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32)

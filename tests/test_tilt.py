@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from caloforge.export import IR_VERSION, _folded, session
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.simulate import detectors, jets
 from caloforge.testing import small_geometry
@@ -23,7 +24,7 @@ def test_the_solver_solves() -> None:
 
 def test_two_voxels_share_what_is_asked() -> None:
     tilt = Tilt(np.array([[1.0, 0.0], [1.0, 1.0]]))
-    out = tilt.impose(torch.tensor([[3.0, 1.0]]), torch.tensor([[4.0, 2.5]]))
+    out = tilt.impose(torch.tensor([[3.0, 1.0]]), torch.tensor([[[4.0, 2.5]]]))
     torch.testing.assert_close(out, torch.tensor([[1.5, 2.5]]), rtol=1e-6, atol=0)
 
 
@@ -108,3 +109,26 @@ def test_an_empty_shower_stays_empty() -> None:
     moments = Moments(geometry)
     empty = torch.zeros(2, geometry.n_voxels)
     assert not moments.impose(empty, moments.values(empty)).any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_onnx_runtime_leaves_an_empty_layer_empty() -> None:
+    pytest.importorskip("onnxscript")
+    geometry = small_geometry()
+    moments = Moments(geometry)
+    voxels = sparse(4, geometry.n_voxels, 0)
+    voxels[1, geometry.offsets[1] :] = 0
+    q = moments.values(sparse(4, geometry.n_voxels, 1)).float()
+    moments.forward = moments.impose  # type: ignore[method-assign]
+    n = torch.export.Dim("N")
+    program = torch.onnx.export(
+        moments, (voxels, q), dynamo=True, opset_version=18, dynamic_shapes=({0: n}, {0: n}), optimize=False,
+        verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    graph = _folded(program.model)
+    graph.ir_version = IR_VERSION
+    feed = dict(zip([v.name for v in graph.graph.input], (voxels.numpy(), q.numpy()), strict=True))
+    (out,) = session(graph.SerializeToString()).run(None, feed)
+    np.testing.assert_allclose(out, moments.impose(voxels, q).numpy(), rtol=1e-3, atol=1e-3)
+    assert not out[1, geometry.offsets[1] :].any()

@@ -16,6 +16,7 @@ from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs
 from .preprocess import PreprocessConfig, ShowerTransform
 from .showers import Showers
 from .train import Progress, TrainConfig, fit
+from .transforms import WITH_LARGEST
 
 CHUNK = 1000
 LAYER_PAIRS = 3  # pairs of the layers alone for each one of noise and showers
@@ -82,7 +83,7 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
     shared /= torch.bincount(student.ring)[:, None]
     student.adopt_tables(threshold, float(transform.fractions.ceiling), lowest, g, nodes, shared)
     student.root.copy_(transform.decorrelate.root)
-    if config.layers == "rest":
+    if config.layers in WITH_LARGEST:
         student.largest.copy_(transform.fractions.largest)
 
 

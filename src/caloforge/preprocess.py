@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .geometry import Geometry
 from .tilt import JetMomentum, Moments
-from .transforms import ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions, Layers
+from .transforms import WITH_LARGEST, ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions, Layers
 
 CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
@@ -37,9 +37,9 @@ class PreprocessConfig:
     of its second subjet too, and the shares of the first one's middle pixel and of those around it.
 
     layers: their energies as logits of successive "fractions" of the incident energy; as "logs", in which empty layers
-    and particles that pass without showering stand at one place whatever their energy; or "rest", logs of all but the
+    and particles that pass without showering stand at one place whatever their energy; "rest", logs of all but the
     layer with most energy, beside the fraction of the incident energy that is deposited, best for showers that are
-    contained.
+    contained; or "ratios", that fraction and logs relative to the layer with most, for many layers.
 
     correlate: whether voxels hang together beyond what the features of the layers explain, which takes a product with
     V^2 numbers; without it, a student of the model generates sooner.
@@ -141,7 +141,7 @@ class ShowerTransform(nn.Module):
         moments = self.imposed.layers if isinstance(self.imposed, Moments) else layers.repeat(2)
         owner = torch.cat([layers, layers, moments, layers])
         given = torch.arange(len(owner), self.n_fixed)
-        total = int(self.fractions.largest.argmax()) if self.fractions.kind == "rest" else 0
+        total = int(self.fractions.largest.argmax()) if self.fractions.kind in WITH_LARGEST else 0
         out = []
         for layer, (start, size) in enumerate(zip(self.offsets.int().tolist(), self.sizes.int().tolist(), strict=True)):
             close = (owner - layer).abs() <= 1

@@ -7,58 +7,84 @@ method. Empty voxels stay empty and filled ones filled.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .geometry import Array, Geometry
+from .transforms import Members
 
 STEPS = 6  # of Newton
 LARGEST = 2.0  # |lambda b_k|, so that a momentum that the pixels cannot have does no harm
+TINY = 1e-35  # a number that float32 has: ONNX gets its constants in it
 BELOW = -0.25  # phi of the lower half of a jet image
 
 
 class Tilt(nn.Module):
-    """The tilt of voxels (N, V) with functions b (V, K), one of them constant or nearly so.
+    """The tilt of voxels (N, V), layer by layer with functions b (V_l, K), one of them constant or nearly so.
 
     steps: of Newton; furthest: the most that a step may change any lambda b, where the sums can be far away.
+    All layers are solved at once, (L, N, ..), filled up to the size of the largest.
     """
 
-    basis: Tensor
-    units: Tensor
+    basis: Tensor  # (L, V_max, K)
+    units: Tensor  # (L, K, K)
+    products: Tensor  # b_i b_j in these units, (L, V_max, K K)
 
-    def __init__(self, basis: Array, *, steps: int = STEPS, furthest: float | None = None) -> None:
+    def __init__(self, *bases: Array, steps: int = STEPS, furthest: float | None = None) -> None:
         super().__init__()
         self.steps, self.furthest = steps, furthest
-        units = np.linalg.pinv(np.linalg.qr(basis)[1] / np.sqrt(len(basis)), rcond=1e-9)  # in which b has covariance 1
-        self.register_buffer("basis", torch.from_numpy(basis), persistent=False)
-        self.register_buffer("units", torch.from_numpy(units), persistent=False)
+        self.n_each = [len(basis) for basis in bases]
+        size = max(self.n_each)
+        padded = np.stack([np.pad(basis, ((0, size - len(basis)), (0, 0))) for basis in bases])
+        units = np.stack([_units(basis) for basis in bases])  # in which b has covariance 1
+        b = padded @ units
+        products = (b[:, :, :, None] * b[:, :, None]).reshape(len(bases), size, -1)
+        for name, value in (("basis", padded), ("units", units), ("products", products)):
+            self.register_buffer(name, torch.from_numpy(value), persistent=False)
+        # Which voxel stands where; one more than there are where there is none.
+        ends = [(start, n) for start, n in zip(np.cumsum([0, *self.n_each[:-1]]), self.n_each, strict=True)]
+        slots = np.array([[start + k if k < n else sum(self.n_each) for k in range(size)] for start, n in ends])
+        self.slots, self.spots = slots.tolist(), np.argsort(slots, axis=None)[: sum(self.n_each)].tolist()
 
     def sums(self, voxels: Tensor) -> Tensor:
-        """sum_k e_k b_k, (N, K) float64."""
-        return voxels.double() @ self.basis
+        """sum_k e_k b_k of every layer, (N, L, K) float64."""
+        return (self._layers(voxels) @ self.basis).transpose(0, 1)
 
     def impose(self, voxels: Tensor, sums: Tensor) -> Tensor:
-        """The tilted voxels (N, V): they have these sums (N, K), as far as their places allow."""
-        b, e = self.basis @ self.units, voxels.double()
-        scale = e.sum(1, keepdim=True).clamp_min(1e-9)
-        e, target = e / scale, sums.double() @ self.units / scale
-        power = torch.zeros_like(target)
-        tiny = 1e-6 * torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
+        """The tilted voxels (N, V): they have these sums (N, L, K), as far as their places allow."""
+        b, e = self.basis @ self.units, self._layers(voxels)
+        scale = e.sum(2, keepdim=True).clamp_min(1e-9)
+        e, target = e / scale, sums.double().transpose(0, 1) @ self.units / scale
+        power, size = torch.zeros_like(target), b.shape[2]
+        tiny = 1e-6 * torch.eye(size, dtype=b.dtype, device=b.device)
         for _ in range(self.steps):
             tilted = e * self._factor(power, b)
-            curvature = torch.einsum("nv,vi,vj->nij", tilted, b, b) + tiny
+            curvature = (tilted @ self.products).reshape(len(b), -1, size, size) + tiny
             step = _solved(curvature, target - tilted @ b)
             if self.furthest is not None:
-                reach = torch.where(e > 0, (step @ b.T).abs(), 0.0).amax(1, keepdim=True)
+                reach = torch.where(e > 0, (step @ b.mT).abs(), 0.0).amax(2, keepdim=True)
                 step = step * (self.furthest / reach.clamp_min(self.furthest))
             power = power + step
-        return (scale * e * self._factor(power, b)).to(voxels.dtype)
+        tilted = (scale * e * self._factor(power, b)).transpose(0, 1).flatten(1)
+        return (tilted if len(self.spots) == tilted.shape[1] else tilted[:, self.spots]).to(voxels.dtype)
+
+    def _layers(self, voxels: Tensor) -> Tensor:
+        """Voxels (N, V) as (L, N, V_max) float64, 0 where a layer has no more."""
+        voxels = voxels.double()
+        if len(set(self.n_each)) > 1:
+            voxels = nn.functional.pad(voxels, (0, 1))[:, self.slots]
+        return voxels.reshape(voxels.shape[0], len(self.n_each), -1).transpose(0, 1)
 
     @staticmethod
     def _factor(power: Tensor, b: Tensor) -> Tensor:
-        return torch.exp((power @ b.T).clamp_min(-LARGEST).clamp_max(LARGEST))
+        return torch.exp((power @ b.mT).clamp_min(-LARGEST).clamp_max(LARGEST))
+
+
+def _units(basis: Array) -> Array:
+    return np.linalg.pinv(np.linalg.qr(basis)[1] / np.sqrt(len(basis)), rcond=1e-9)
 
 
 class JetMomentum(nn.Module):
@@ -91,8 +117,8 @@ class JetMomentum(nn.Module):
     def values(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """q of the images, in float64; uniform: (N, Q) in (0, 1], spreads what a single pixel below gives exactly."""
         if self.n_values == 4:
-            return torch.stack(_jet_of(self.tilt.sums(pixels)), dim=1)
-        sums = self.first.sums(pixels)
+            return torch.stack(_jet_of(self.tilt.sums(pixels)[:, 0]), dim=1)
+        sums = self.first.sums(pixels)[:, 0]
         jet = _jet_of(sums[:, :4])
         log_pt, mass, eta, phi = _jet_of(sums[:, 4:8])
         u = torch.full_like(sums, 0.5) if uniform is None else uniform.double()
@@ -108,7 +134,7 @@ class JetMomentum(nn.Module):
         q = q.double()
         jet = _momentum_of(q[:, :4])
         if self.n_values == 4:
-            return self.tilt.impose(pixels, jet)
+            return self.tilt.impose(pixels, jet[:, None])
         pt, below = torch.exp(q[:, :1]), torch.exp(q[:, 4:5])
         middle = q[:, 8:].clamp_min(0.0) * pt  # and around it
         # Each part gets its pT first: the tilt finds its way from nearby.
@@ -116,8 +142,8 @@ class JetMomentum(nn.Module):
         wanted = torch.cat([below, middle, rest], dim=1)
         factor = wanted / (pixels.double() @ self.parts).clamp_min(1e-9)
         pixels = pixels * (factor @ self.parts.T).to(pixels.dtype)
-        pixels = self.first.impose(pixels, torch.cat([jet, _momentum_of(q[:, 4:8]), middle], dim=1))
-        return self.tilt.impose(pixels, jet)  # exactly, even where the pixels cannot have all of it
+        pixels = self.first.impose(pixels, torch.cat([jet, _momentum_of(q[:, 4:8]), middle], dim=1)[:, None])
+        return self.tilt.impose(pixels, jet[:, None])  # exactly, even where the pixels cannot have all of it
 
 
 def _jet_of(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -156,19 +182,19 @@ class Moments(nn.Module):
             raise ValueError(
                 f"got impose 'radial' for {geometry.name!r}, expected polar layers only; set it to 'moments' or 'none'"
             )
-        self.parts = [slice(*pair) for pair in zip(geometry.offsets[:-1], geometry.offsets[1:], strict=True)]
         self.n_each = 2 if radial else 5
         self.layers = torch.arange(geometry.n_layers).repeat_interleave(self.n_each)
         self.n_values = len(self.layers)
-        self.smallest, tilts = [], []
-        for part in self.parts:
-            x, y = geometry.centres()[part, :2].T * 1e-3
+        self.smallest, bases = [], []
+        for start, stop in pairwise(geometry.offsets):
+            x, y = geometry.centres()[start:stop, :2].T * 1e-3
             r = np.hypot(x, y)
             pitch = float(np.ptp(r)) / len(np.unique(r.round(9))) if radial else np.ptp([x, y]) / np.sqrt(len(x))
             self.smallest.append(1e-4 * float(pitch) ** 2 + 1e-12)
             functions = [r, r * r] if radial else [x, y, x * x, y * y, x * y]
-            tilts.append(Tilt(np.stack([x * 0 + 1, *functions], axis=1)))
-        self.tilts = nn.ModuleList(tilts)
+            bases.append(np.stack([x * 0 + 1, *functions], axis=1))
+        self.tilt = Tilt(*bases, steps=8, furthest=1.0)
+        self.members = Members(geometry)
 
     def values(self, voxels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """q of the showers, in float64; a layer without energy counts as one voxel in its middle.
@@ -177,8 +203,7 @@ class Moments(nn.Module):
         as the variance 0 of a single one, so that q has a density.
         """
         out: list[Tensor] = []
-        for part, tilt, smallest in zip(self.parts, self.tilts, self.smallest, strict=True):
-            sums = tilt.sums(voxels[:, part])  # type: ignore[operator]
+        for sums, smallest in zip(self.tilt.sums(voxels).unbind(1), self.smallest, strict=True):
             means = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)[1:]
             n = self.n_each
             u = None if uniform is None else uniform[:, len(out) : len(out) + n].double().unbind(1)
@@ -196,40 +221,37 @@ class Moments(nn.Module):
 
     def impose(self, voxels: Tensor, q: Tensor) -> Tensor:
         """Voxels (N, V) with these moments; the energies of the layers stay."""
-        out = []
-        each = q.double().split(self.n_each, 1)  # type: ignore[no-untyped-call]
-        for part, tilt, smallest, own in zip(self.parts, self.tilts, self.smallest, each, strict=True):
-            sums = _radial_sums if self.n_each == 2 else _planar_sums
-            moments = sums(own.unbind(1), smallest)
-            energy = voxels[:, part]
-            tilted = tilt.impose(energy, moments * energy.double().sum(1, keepdim=True))  # type: ignore[operator]
-            out.append(tilted * (energy.sum(1, keepdim=True) / tilted.sum(1, keepdim=True).clamp_min(1e-9)))
-        return torch.cat(out, dim=1)
+        q = q.double().reshape(q.shape[0], -1, self.n_each)
+        smallest = torch.tensor(self.smallest, dtype=q.dtype, device=q.device)
+        means = (_radial_sums if self.n_each == 2 else _planar_sums)(q.unbind(2), smallest)
+        energy = self.members.sums(voxels)
+        tilted = self.tilt.impose(voxels, means * energy.double()[:, :, None])
+        return tilted * self.members.spread(energy / self.members.sums(tilted).clamp_min(1e-9))
 
 
-def _radial_sums(q: Sequence[Tensor], smallest: float) -> Tensor:
-    """Means of 1, r and r^2 from the mean and the logarithm of the variance: (N, 3)."""
+def _radial_sums(q: Sequence[Tensor], smallest: Tensor) -> Tensor:
+    """Means of 1, r and r^2 from the mean and the logarithm of the variance, (N, L) each: (N, L, 3)."""
     r, log_r = q
-    return torch.stack([torch.ones_like(r), r, (torch.exp(log_r) - smallest).clamp_min(0) + r * r], dim=1)
+    return torch.stack([torch.ones_like(r), r, (torch.exp(log_r) - smallest).clamp_min(0) + r * r], dim=2)
 
 
-def _planar_sums(q: Sequence[Tensor], smallest: float) -> Tensor:
-    """Means of 1, x, y, x^2, y^2 and xy from centre, logarithms of the variances, and correlation: (N, 6)."""
+def _planar_sums(q: Sequence[Tensor], smallest: Tensor) -> Tensor:
+    """Means of 1, x, y, x^2, y^2 and xy from centre, logarithms of the variances, and correlation: (N, L, 6)."""
     x, y, log_x, log_y, correlation = q
     var_x, var_y = torch.exp(log_x), torch.exp(log_y)
     xy = correlation * (var_x * var_y).sqrt() + x * y
     xx, yy = ((v - smallest).clamp_min(0) + m * m for v, m in ((var_x, x), (var_y, y)))
-    return torch.stack([torch.ones_like(x), x, y, xx, yy, xy], dim=1)
+    return torch.stack([torch.ones_like(x), x, y, xx, yy, xy], dim=2)
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """x of matrix x = right, (N, n, n) positive definite and (N, n), by n conjugate gradients: ONNX has no solver."""
+    """x of matrix x = right, (.., n, n) positive definite and (.., n), by n conjugate gradients: ONNX has no solver."""
     x, rest = torch.zeros_like(right), right
-    direction = rest
-    for _ in range(right.shape[1]):
-        along = (matrix @ direction[:, :, None])[:, :, 0]
-        size = rest.square().sum(1, keepdim=True)
-        step = size / (direction * along).sum(1, keepdim=True).clamp_min(1e-300)
-        x, rest = x + step * direction, rest - step * along
-        direction = rest + rest.square().sum(1, keepdim=True) / size.clamp_min(1e-300) * direction
+    direction, length = rest, rest.square().sum(-1, keepdim=True)
+    for _ in range(right.shape[-1]):
+        along = (matrix @ direction[..., None])[..., 0]
+        step = length / (direction * along).sum(-1, keepdim=True).clamp_min(TINY)
+        x, rest, before = x + step * direction, rest - step * along, length
+        length = rest.square().sum(-1, keepdim=True)
+        direction = rest + length / before.clamp_min(TINY) * direction
     return x

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from .geometry import Geometry
 
-Layers = Literal["fractions", "logs", "rest"]
+Layers = Literal["fractions", "logs", "rest", "ratios"]
+WITH_LARGEST = ("rest", "ratios")  # in which one layer is special
 
 MANY = 16_384  # table entries that are searched instead of compared
 LARGEST_COVARIANCE = 2048  # voxels
@@ -66,7 +67,8 @@ class LayerFractions(nn.Module):
 
     threshold: voxels below it [MeV] are empty, in both directions. ceiling: c, so that u_0 < 1; kind: "fractions", or
     "logs" for ln(E_l / MeV) in place of logit(u_l), capped to the ceiling on the way back, or "rest", the same but
-    logit(u_0) in place of the layer that holds most on average, ``largest``, which then takes what the others leave.
+    logit(u_0) in place of the layer that holds most on average, ``largest``, which then takes what the others leave, or
+    "ratios", logit(u_0) in the same place and ln(E_l / E_largest) of the others.
     Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1].
     """
 
@@ -77,7 +79,7 @@ class LayerFractions(nn.Module):
     def __init__(self, geometry: Geometry, threshold: float, kind: Layers = "fractions") -> None:
         super().__init__()
         self.threshold, self.n_layers, self.kind = threshold, geometry.n_layers, kind
-        if kind == "rest":
+        if kind in WITH_LARGEST:
             self.register_buffer("largest", nn.functional.one_hot(torch.tensor(0), geometry.n_layers).float())
         self.register_buffer("layer_index", torch.from_numpy(geometry.layer_index.copy()))
         self.members = Members(geometry)
@@ -86,7 +88,7 @@ class LayerFractions(nn.Module):
     def fit(self, energy: Tensor, incident: Tensor) -> None:
         """Set c from the largest response seen: energy (N, V), incident (N,), in MeV."""
         self.ceiling = (1.02 * (energy.sum(1) / incident).max()).to(torch.float32)
-        if self.kind == "rest":
+        if self.kind in WITH_LARGEST:
             most = self.layer_sums(energy).mean(0).argmax()
             self.largest = nn.functional.one_hot(most, self.n_layers).to(self.largest)
 
@@ -104,8 +106,11 @@ class LayerFractions(nn.Module):
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k
         total = rest[:, 0]
         top = (self.ceiling * incident - total).clamp_min(1e-6 * total)
-        if self.kind == "rest":
-            return torch.where(self.largest > 0, torch.log(total / top)[:, None], torch.log(layers)), w
+        if self.kind in WITH_LARGEST:
+            others = torch.log(layers)
+            if self.kind == "ratios":
+                others = others - (others * self.largest).sum(1, keepdim=True)
+            return torch.where(self.largest > 0, torch.log(total / top)[:, None], others), w
         # logit(u_l) = ln E_{l-1} - ln sum_{k >= l} E_k: as a difference of logarithms it keeps tiny layers exact.
         logits = torch.cat([torch.log(total / top)[:, None], torch.log(layers[:, :-1] / rest[:, 1:])], dim=1)
         return logits, w
@@ -142,6 +147,8 @@ class LayerFractions(nn.Module):
             layers = torch.exp(logits)
             return layers * (most / layers.sum(1, keepdim=True)).clamp_max(1.0)
         total = most * torch.sigmoid((logits * self.largest).sum(1, keepdim=True))
+        if self.kind == "ratios":
+            return total * torch.softmax(logits * (1 - self.largest), dim=1)
         others = torch.exp(logits.clamp_max(LARGEST_LOG)) * (1 - self.largest)
         others = others * ((1 - LEAST_REST) * total / others.sum(1, keepdim=True).clamp_min(1e-9)).clamp_max(1.0)
         return others + (total - others.sum(1, keepdim=True)) * self.largest

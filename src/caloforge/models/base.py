@@ -15,11 +15,11 @@ import zuko
 from torch import Tensor, nn
 from torch.nn import functional
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
-from zuko.utils import unpack
 
 from ..geometry import Geometry
 
 Fast = Literal["density", "decode"]
+BOUND, MIN_SLOPE = 5.0, 1e-3  # of the splines of the layer flow
 Loss = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 
@@ -154,8 +154,8 @@ class LayerFlow(nn.Module):
         few = 0 < passes < sizes.n_globals
         self.fast = fast
         self.flow = zuko.flows.NSF(
-            sizes.n_globals, sizes.n_conditions, bins=bins, transforms=transforms, passes=passes if few else None,
-            randperm=few, hidden_features=(hidden, hidden),
+            sizes.n_globals, sizes.n_conditions, bins=bins, slope=MIN_SLOPE, transforms=transforms,
+            passes=passes if few else None, randperm=few, hidden_features=(hidden, hidden),
         ).double()  # fmt: skip
         self._read_orders()
         self.register_load_state_dict_post_hook(lambda flow, _: flow._read_orders())  # type: ignore[no-untyped-call]
@@ -205,9 +205,32 @@ def _inverse(flow: MaskedAutoregressiveTransform, places: list[int], y: Tensor, 
         for layer in hidden:
             h = layer(h)
         values = functional.linear(h, leave[group].flatten(0, 1), bias[group].flatten())
-        spline = flow.univariate(*unpack(values.reshape(-1, len(group), flow.total), flow.shapes))
-        known = torch.cat([known, spline.inv(y[:, group])], dim=1)
+        known = torch.cat([known, _spline_inverse(y[:, group], values.reshape(-1, len(group), flow.total))], dim=1)
     return known[:, sorted(range(len(places)), key=places.__getitem__)]
+
+
+def _spline_inverse(y: Tensor, values: Tensor) -> Tensor:
+    """Origins x (N, D) of the images y of zuko's splines with parameters (N, D, 3 K - 1), in half as many operations.
+
+    Names as in ``splines``.
+    """
+    bins = (values.shape[2] + 1) // 3
+    limit = torch.full_like(values[0, 0], 1 / math.log(MIN_SLOPE))
+    limit = torch.cat([2 * limit[: 2 * bins], limit[2 * bins :]])
+    values = values / (1 + (values * limit).abs())
+    shares = torch.softmax(values[:, :, : 2 * bins].reshape(-1, y.shape[1], 2, bins), dim=3)
+    corners = shares @ torch.ones(bins, bins + 1).triu(1).to(y) * (2 * BOUND) - BOUND  # x_k and y_k, (N, D, 2, K + 1)
+    slopes = torch.exp(functional.pad(values[:, :, 2 * bins :], (1, 1)))
+    inside = y.clamp(-BOUND, BOUND)
+    k = (corners[:, :, 1, 1:-1] < inside[:, :, None]).sum(2)
+    ends = torch.stack([k, k + 1], dim=2)[:, :, None].expand(-1, -1, 3, -1)
+    start, end = torch.cat([corners, slopes[:, :, None]], dim=2).gather(3, ends).unbind(3)
+    (x_k, y_k, d_0), (x_next, y_next, d_1) = start.unbind(2), end.unbind(2)
+    w, h, eta = x_next - x_k, y_next - y_k, inside - y_k
+    s = h / w
+    b, c = h * d_0 - eta * (d_0 + d_1 - 2 * s), s * eta
+    root = (b.square() + 4 * (h * s - b) * c).clamp_min(0.0).sqrt()
+    return x_k + 2 * c / (b + root) * w + (y - inside)
 
 
 class ResidualMLP(nn.Module):

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..geometry import mirrors
-from ..transforms import LARGEST_COVARIANCE, LEAST_REST, Layers, Members
+from ..transforms import LARGEST_COVARIANCE, LEAST_REST, WITH_LARGEST, Layers, Members
 from .base import Generator, Objective, Sizes, randn_like, require_sizes
 
 EMPTY = -40.0  # ln of the energy of an empty voxel
@@ -126,7 +126,7 @@ class OneStep(Generator):
     ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
-    largest: Tensor  # which layer takes the rest, one-hot (L,)
+    largest: Tensor  # the layer that holds most on average, one-hot (L,)
     root: Tensor  # R, (V, V), or its diagonal (V,) for many or uncorrelated voxels
     units: Tensor
     basis: Tensor  # powers of the voxels' places, (V, P L), each in the columns of its layer, or (L, V/L, P)
@@ -158,7 +158,7 @@ class OneStep(Generator):
         self.alike = n_layers > 1 and len(set(self.members.sizes)) == 1
         self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
-        if config.layers == "rest":
+        if config.layers in WITH_LARGEST:
             self.register_buffer("largest", functional.one_hot(torch.tensor(0), n_layers).float())
         n_in = self.n_globals + n_c
         self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
@@ -339,7 +339,7 @@ class OneStep(Generator):
     def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
         z_g = z[:, : self.n_globals]
         given = torch.cat([z_g, c], dim=1)
-        if self.training or self.config.layers != "logs" or self.n_layers <= FEW_LAYERS:
+        if self.training or self.config.layers not in ("logs", "ratios") or self.n_layers <= FEW_LAYERS:
             return torch.as_tensor(z_g + self.layers(given))
         h = given.double()  # the tables of logarithms are steep where layers begin to be empty
         for step in self.layers:
@@ -381,6 +381,9 @@ class OneStep(Generator):
         log_most = c[:, :1] * half + (middle + torch.log(self.ceiling))  # ln of the largest E_tot [MeV]
         if self.config.layers == "logs":
             return raw, u - (torch.log(torch.exp(u).sum(1, keepdim=True)) - log_most).clamp_min(0.0)
+        if self.config.layers == "ratios":
+            log_total = log_most + functional.logsigmoid(u @ self.largest[:, None])
+            return raw, log_total + torch.log_softmax(u * (1 - self.largest), dim=1)
         if self.config.layers == "rest":
             largest, layers = self.largest[:, None], torch.exp(u)
             total = torch.exp(log_most) * torch.sigmoid(u @ largest)

@@ -25,7 +25,10 @@ BELOW = -0.25  # phi of the lower half of a jet image
 class Tilt(nn.Module):
     """The tilt of voxels (N, V), layer by layer with functions b (V_l, K), one of them constant or nearly so.
 
-    steps: of Newton; furthest: the most that a step may change any lambda b, where the sums can be far away.
+    steps: of Newton; furthest: the most that a step may change any lambda b, where the sums can be far away; ridge:
+    added to the second derivatives, times what is missing of the sums: without enough of it rounding errors decide
+    where lambda ends in showers that cannot have them.
+
     All layers are solved at once, (L, N, ..), filled up to the size of the largest.
     """
 
@@ -33,9 +36,9 @@ class Tilt(nn.Module):
     units: Tensor  # (L, K, K)
     products: Tensor  # b_i b_j in these units, (L, V_max, K K)
 
-    def __init__(self, *bases: Array, steps: int = STEPS, furthest: float | None = None) -> None:
+    def __init__(self, *bases: Array, steps: int = STEPS, furthest: float | None = None, ridge: float = 1e-3) -> None:
         super().__init__()
-        self.steps, self.furthest = steps, furthest
+        self.steps, self.furthest, self.ridge = steps, furthest, ridge
         self.n_each = [len(basis) for basis in bases]
         size = max(self.n_each)
         padded = np.stack([np.pad(basis, ((0, size - len(basis)), (0, 0))) for basis in bases])
@@ -59,11 +62,13 @@ class Tilt(nn.Module):
         scale = e.sum(2, keepdim=True).clamp_min(1e-9)
         e, target = e / scale, sums.double().transpose(0, 1) @ self.units / scale
         power, size = torch.zeros_like(target), b.shape[2]
-        tiny = 1e-6 * torch.eye(size, dtype=b.dtype, device=b.device)
+        unit = torch.eye(size, dtype=b.dtype, device=b.device)
         for _ in range(self.steps):
             tilted = e * self._factor(power, b)
-            curvature = (tilted @ self.products).reshape(len(b), -1, size, size) + tiny
-            step = _solved(curvature, target - tilted @ b)
+            missing = target - tilted @ b
+            ridge = 1e-6 + self.ridge * missing.abs().sum(2)[:, :, None, None]
+            curvature = (tilted @ self.products).reshape(len(b), -1, size, size) + ridge * unit
+            step = _solved(curvature, missing)
             if self.furthest is not None:
                 reach = torch.where(e > 0, (step @ b.mT).abs(), 0.0).amax(2, keepdim=True)
                 step = step * (self.furthest / reach.clamp_min(self.furthest))
@@ -112,7 +117,7 @@ class JetMomentum(nn.Module):
             basis = np.concatenate([basis, basis * below[:, None], np.stack([middle, around], axis=1)], axis=1)
             parts = np.stack([below, middle, around, ~(below | middle | around)], axis=1)
             self.register_buffer("parts", torch.from_numpy(parts.astype(float)), persistent=False)
-            self.first = Tilt(basis, steps=12, furthest=1.0)
+            self.first = Tilt(basis, steps=12, furthest=1.0, ridge=0.5)
 
     def values(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """q of the images, in float64; uniform: (N, Q) in (0, 1], spreads what a single pixel below gives exactly."""
@@ -193,7 +198,7 @@ class Moments(nn.Module):
             self.smallest.append(1e-4 * float(pitch) ** 2 + 1e-12)
             functions = [r, r * r] if radial else [x, y, x * x, y * y, x * y]
             bases.append(np.stack([x * 0 + 1, *functions], axis=1))
-        self.tilt = Tilt(*bases, steps=8, furthest=1.0)
+        self.tilt = Tilt(*bases, ridge=3e-2)
         self.members = Members(geometry)
 
     def values(self, voxels: Tensor, uniform: Tensor | None = None) -> Tensor:

@@ -47,7 +47,8 @@ LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
-TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
+FAINT: tuple[Layers, ...] = ("logs", "ratios")  # in which layers may hold next to nothing
+PROFILE_WEIGHT = 0.1  # of the total energy and its profile beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
@@ -247,17 +248,23 @@ class OneStep(Generator):
             yield Objective("showers", layers + voxels, self._shower_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Pseudo-Huber distance of g from the teacher's, and of the total energy where no feature holds it."""
+        """Pseudo-Huber distance of g from the teacher's, and of total and profile where many features make them."""
         assert self.pairs is not None
         index = torch.randint(len(self.pairs.layers[0]), (LAYER_BATCH * len(x),), generator=generator)
         z, c, g = (v[index].to(x) for v in self.pairs.layers)
         made = self._layer_features(z, c)
         loss = _pseudo_huber(made - g).mean()
-        if self.config.layers != "logs":
+        if self.config.layers not in FAINT:
             return loss
-        total, wanted = (torch.logsumexp(self._layers_of(v, c)[1], dim=1) for v in (made, g))
-        spread = (wanted - torch.log(self.sizes.incident_energy(c).to(wanted))).std().clamp_min(1e-6)
-        return loss + TOTAL_WEIGHT * _pseudo_huber((total - wanted) / spread).mean()
+        profile, wanted = (self._profile(v, c) for v in (made, g))
+        return loss + PROFILE_WEIGHT * _pseudo_huber((profile - wanted) / wanted.std(0).clamp_min(1e-6)).mean()
+
+    def _profile(self, g: Tensor, c: Tensor) -> Tensor:
+        """ln of the response, and the part of the energy in the layers up to each one but the last, (N, L)."""
+        log_layers = self._layers_of(g, c)[1]
+        total = torch.logsumexp(log_layers, dim=1, keepdim=True)
+        parts = torch.exp(log_layers - total).cumsum(1)[:, :-1]
+        return torch.cat([total - torch.log(self.sizes.incident_energy(c).to(total))[:, None], parts], dim=1)
 
     def _pair_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of m from the teacher's, given its g."""
@@ -339,7 +346,7 @@ class OneStep(Generator):
     def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
         z_g = z[:, : self.n_globals]
         given = torch.cat([z_g, c], dim=1)
-        if self.training or self.config.layers not in ("logs", "ratios") or self.n_layers <= FEW_LAYERS:
+        if self.training or self.config.layers not in FAINT or self.n_layers <= FEW_LAYERS:
             return torch.as_tensor(z_g + self.layers(given))
         h = given.double()  # the tables of logarithms are steep where layers begin to be empty
         for step in self.layers:
@@ -358,6 +365,8 @@ class OneStep(Generator):
         given = torch.cat([g, c], dim=1)
         m, value = self._margins(z, given, raw)
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
+        if self.config.layers in FAINT:  # a layer below the threshold is empty
+            layers = layers * (layers >= self.threshold).to(layers.dtype)
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
         excess, wanted = made, self._wanted(raw) if self.imposes else raw[:, :0]

@@ -22,6 +22,7 @@ WITH_LARGEST = ("rest", "ratios")  # in which one layer is special
 MANY = 16_384  # table entries that are searched instead of compared
 LARGEST_COVARIANCE = 2048  # voxels
 LARGEST_LOG = 30.0  # of an energy in MeV
+GAP = 1e-3  # between empty layers and the threshold, so that a small error of a ratio does not fill them
 LEAST_REST = 0.01  # of the energy of a shower, left for the layer that takes the rest
 H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapolation
 
@@ -69,7 +70,8 @@ class LayerFractions(nn.Module):
     "logs" for ln(E_l / MeV) in place of logit(u_l), capped to the ceiling on the way back, or "rest", the same but
     logit(u_0) in place of the layer that holds most on average, ``largest``, which then takes what the others leave, or
     "ratios", logit(u_0) in the same place and ln(E_l / E_largest) of the others.
-    Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1].
+    Layer energies below the threshold are dequantised to threshold * ``fill`` with fill (N, L) in (0, 1], times GAP in
+    "ratios".
     """
 
     layer_index: Tensor
@@ -100,7 +102,8 @@ class LayerFractions(nn.Module):
         energy = torch.where(energy < self.threshold, 0.0, energy)
         layers = self.layer_sums(energy)
         w = torch.log(energy) - self.members.spread(torch.log(layers.clamp_min(self.threshold)))
-        layers = torch.where(layers < self.threshold, self.threshold * fill, layers)
+        empty = self.threshold * (GAP if self.kind == "ratios" else 1.0)
+        layers = torch.where(layers < self.threshold, empty * fill, layers)
         if self.kind == "logs":
             return torch.log(layers), w
         rest = layers.flip(1).cumsum(1).flip(1)  # rest[:, l] = sum_{k >= l} E_k

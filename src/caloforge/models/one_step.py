@@ -48,7 +48,7 @@ Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
 FAINT: tuple[Layers, ...] = ("logs", "ratios")  # in which layers may hold next to nothing
-PROFILE_WEIGHT = 0.1  # of the total energy and its profile beside the features of the layers
+TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
 
@@ -248,23 +248,17 @@ class OneStep(Generator):
             yield Objective("showers", layers + voxels, self._shower_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        """Pseudo-Huber distance of g from the teacher's, and of total and profile where many features make them."""
+        """Pseudo-Huber distance of g from the teacher's, and of the total energy where no feature holds it."""
         assert self.pairs is not None
         index = torch.randint(len(self.pairs.layers[0]), (LAYER_BATCH * len(x),), generator=generator)
         z, c, g = (v[index].to(x) for v in self.pairs.layers)
         made = self._layer_features(z, c)
         loss = _pseudo_huber(made - g).mean()
-        if self.config.layers not in FAINT:
+        if self.config.layers != "logs":
             return loss
-        profile, wanted = (self._profile(v, c) for v in (made, g))
-        return loss + PROFILE_WEIGHT * _pseudo_huber((profile - wanted) / wanted.std(0).clamp_min(1e-6)).mean()
-
-    def _profile(self, g: Tensor, c: Tensor) -> Tensor:
-        """ln of the response, and the part of the energy in the layers up to each one but the last, (N, L)."""
-        log_layers = self._layers_of(g, c)[1]
-        total = torch.logsumexp(log_layers, dim=1, keepdim=True)
-        parts = torch.exp(log_layers - total).cumsum(1)[:, :-1]
-        return torch.cat([total - torch.log(self.sizes.incident_energy(c).to(total))[:, None], parts], dim=1)
+        total, wanted = (torch.logsumexp(self._layers_of(v, c)[1], dim=1) for v in (made, g))
+        spread = (wanted - torch.log(self.sizes.incident_energy(c).to(wanted))).std().clamp_min(1e-6)
+        return loss + TOTAL_WEIGHT * _pseudo_huber((total - wanted) / spread).mean()
 
     def _pair_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of m from the teacher's, given its g."""

@@ -47,7 +47,6 @@ LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
-FAINT: tuple[Layers, ...] = ("logs", "ratios")  # in which layers may hold next to nothing
 TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
 
@@ -340,7 +339,7 @@ class OneStep(Generator):
     def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
         z_g = z[:, : self.n_globals]
         given = torch.cat([z_g, c], dim=1)
-        if self.training or self.config.layers not in FAINT or self.n_layers <= FEW_LAYERS:
+        if self.training or self.config.layers not in ("logs", "ratios") or self.n_layers <= FEW_LAYERS:
             return torch.as_tensor(z_g + self.layers(given))
         h = given.double()  # the tables of logarithms are steep where layers begin to be empty
         for step in self.layers:
@@ -359,8 +358,6 @@ class OneStep(Generator):
         given = torch.cat([g, c], dim=1)
         m, value = self._margins(z, given, raw)
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
-        if self.config.layers in FAINT:  # a layer below the threshold is empty
-            layers = layers * (layers >= self.threshold).to(layers.dtype)
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
         excess, wanted = made, self._wanted(raw) if self.imposes else raw[:, :0]

@@ -24,6 +24,7 @@ from ..preprocess import CONDITIONS
 
 OUTPUT = "energy_mev"
 OPSET, IR_VERSION = 18, 8  # runs on ONNX Runtime >= 1.15
+LONG = 4000  # nodes
 TOLERANCE = 1e-4  # largest relative difference of a layer energy
 
 
@@ -83,7 +84,11 @@ def _graph(fast: FastSim) -> Any:
         logger.setLevel(level)
     if program is None:
         raise ValueError("got no graph from the ONNX exporter, expected one; please report the model's card")
-    proto = _folded(program.model)
+    if len(program.model.graph) < LONG:
+        program.optimize()
+        proto = program.model_proto
+    else:
+        proto = _folded(program.model)
     proto.ir_version = IR_VERSION
     for tensor in (*proto.graph.input, *proto.graph.output):  # inputs the model does not use come out with a fixed size
         tensor.type.tensor_type.shape.dim[0].dim_param = "N"
@@ -91,7 +96,7 @@ def _graph(fast: FastSim) -> Any:
 
 
 def _folded(model: Any) -> Any:
-    """The proto of a graph without what is constant, unused, there twice or undone by the next operation.
+    """The proto of a long graph without what is constant, unused, there twice or undone by the next operation.
 
     The exporter's own optimiser also looks for pairs of operations, in a time that grows with the square of the graph's
     length: most of an hour for an autoregressive flow. ONNX Runtime does the rest as it loads a graph.

@@ -4,9 +4,9 @@ The rules, for V voxels in L layers:
 
 * voxels below 1 keV count as empty, or below the faintest (FAINTEST) of the filled ones, if that is 0.1 to 1 keV;
 * positions count at the depth where the straight lines of the particles meet the centres of energy best;
-* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does;
-  beside the deposited fraction, as logarithms relative to one layer where there are more than eight, or as logarithms
-  where one layer always (99.9 %) holds more than 3 % of a shower and there are several; and as fractions otherwise;
+* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does,
+  or there are more than eight layers; as logarithms beside the deposited fraction where one layer always (99.9 %) holds
+  more than 3 % of a shower and there are several; and as fractions otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
   both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
@@ -107,10 +107,8 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
 
 def _layers(showers: Showers) -> Layers:
     response, layers = showers.total / showers.incident.energy, showers.layer_energy
-    if response.std() > FLUCTUATES * response.mean():
+    if response.std() > FLUCTUATES * response.mean() or layers.shape[1] > FEW_LAYERS:
         return "logs"
-    if layers.shape[1] > FEW_LAYERS:
-        return "ratios"
     largest = layers[:, layers.mean(0).argmax()] / np.maximum(showers.total, 1e-9)
     return "rest" if layers.shape[1] > 1 and np.quantile(largest, 0.001) > LEAST_LARGEST else "fractions"
 

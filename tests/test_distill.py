@@ -9,14 +9,14 @@ import torch
 
 from caloforge.cli import run
 from caloforge.default import _depth, _threshold, choose
-from caloforge.distill import distill, moment_order, pairs_of, student_of
+from caloforge.distill import distill, pairs_of, student_of
 from caloforge.export import export
 from caloforge.fastsim import FastSim
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.io import write
 from caloforge.models.caloflow import CaloFlowConfig, CaloFlowStudentConfig
 from caloforge.models.copula import CopulaConfig
-from caloforge.models.one_step import OneStep, OneStepConfig
+from caloforge.models.one_step import OneStep, OneStepConfig, feature_order
 from caloforge.models.vae import VAEConfig
 from caloforge.preprocess import PreprocessConfig
 from caloforge.showers import Incident, Showers
@@ -39,10 +39,10 @@ TRAIN = TrainConfig(
 )  # fmt: skip
 
 
-def teacher(impose: Any = "moments", model: Any = None, layers: Any = "fractions") -> FastSim:
+def teacher(impose: Any = "moments", model: Any = None, layers: Any = "fractions", brightest: bool = False) -> FastSim:
     fast = FastSim.create(
         PLANAR, model or CopulaConfig(8, 1, 4, 2), valid=SHOWERS.incident,
-        preprocess=PreprocessConfig(impose=impose, layers=layers),
+        preprocess=PreprocessConfig(impose=impose, layers=layers, brightest=brightest),
     )  # fmt: skip
     fit(fast, SHOWERS, TrainConfig(steps=20, batch=128, warmup=5, bf16=False, log_every=20, checkpoint_every=1000))
     return fast
@@ -91,11 +91,33 @@ def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -
 
 def test_moments_stand_in_the_students_order() -> None:
     moments = Moments(PLANAR).values(torch.tensor(SHOWERS.energy))  # by layers: x, y, ln xx, ln yy, xy
-    order = moment_order(2)
+    order = feature_order(2, 7, False)
     assert order[:4].tolist() == [0, 1, 2, 3]
     by_kind = moments[:, order[4:] - 4]
     torch.testing.assert_close(by_kind[:, :2], moments[:, [0, 5]])
     torch.testing.assert_close(by_kind[:, 8:], moments[:, [4, 9]])
+
+
+@pytest.mark.parametrize(("impose", "layers", "brightest"), [("moments", "rest", True), ("none", "logs", False)])
+def test_a_student_may_keep_its_teachers_layer_flow(impose: Any, layers: Any, brightest: bool, tmp_path: Path) -> None:
+    old = teacher(impose, layers=layers, brightest=brightest)
+    config = replace(STUDENT, layers_by="flow", pair_steps=10)
+    student = distill(old, SHOWERS, config, replace(TRAIN, steps=10), n_pairs=500)
+    generator = student.generator
+    assert isinstance(generator, OneStep)
+    c = old.encode(SHOWERS)[1]
+    pairs = pairs_of(old, c, torch.tensor(SHOWERS.incident.energy, dtype=torch.float32), 300, seed=3)
+    with torch.no_grad():
+        torch.testing.assert_close(generator._layer_features(pairs.z.float(), pairs.c), pairs.g, rtol=0.01, atol=0.03)
+        made = generator._decoded(pairs.z.float(), pairs.c, pairs.g)
+    if brightest:
+        asked = generator._layers_of(pairs.g, pairs.c)[0][:, -2:]
+        several = generator.members.sums((made.e > 0).float()) > 1
+        share = generator.members.largest(made.e) / generator.members.sums(made.e)
+        assert ((share - asked).abs() < 1e-3)[several].float().mean() > 0.5
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    export(student, tmp_path / "student.onnx")  # refused where the graph gives other showers
 
 
 def test_regression_and_matching_bring_the_student_to_its_teacher(tmp_path: Path) -> None:

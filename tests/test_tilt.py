@@ -41,6 +41,23 @@ def test_moments_of_other_showers_are_imposed(geometry) -> None:  # type: ignore
     torch.testing.assert_close(out.sum(1), other.sum(1), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("radial", [False, True])
+def test_the_brightest_voxel_gets_its_share_and_the_others_the_rest_of_the_moments(radial: bool) -> None:
+    layers = [Layer("polar", regular(-np.pi, np.pi, 8), (0.0, 10.0, 20.0, 50.0, 80.0), (k, k + 1)) for k in range(2)]
+    geometry = Geometry("rings", tuple(layers)) if radial else small_geometry()
+    moments = Moments(geometry, radial, brightest=True)
+    truth = sparse(300, geometry.n_voxels, 0)
+    q = moments.values(truth)
+    n = 3 if radial else 6
+    top = moments.members.largest(truth) / moments.members.sums(truth).clamp_min(1e-9)
+    torch.testing.assert_close(torch.exp(q[:, n - 1 :: n]).float(), torch.where(top > 0, top, 1.0), rtol=1e-5, atol=0)
+    other = truth * torch.exp(0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)))
+    out = moments.impose(other, q)
+    assert ((moments.values(out) - q).abs().amax(1) < 1e-3).float().mean() > (0.8 if radial else 0.55)
+    assert torch.equal(out > 0, other > 0)
+    torch.testing.assert_close(moments.members.sums(out), moments.members.sums(other), rtol=1e-4, atol=1e-4)
+
+
 def test_radial_moments_known_by_hand() -> None:
     geometry = Geometry("rings", (Layer("polar", regular(-np.pi, np.pi, 4), (0.0, 10.0, 20.0, 30.0)),))
     voxels = torch.zeros(1, 12)

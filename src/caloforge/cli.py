@@ -191,8 +191,8 @@ def distill(
         teacher: model folder or shipped model on Gaussianised features (copula, flow_matching), or of family caloflow.
         data: showers to match, a file or a shipped sample; without it the teacher's, if that is shipped.
         output: run folder to write.
-        recipe: TOML file with [model] of family one_step, or caloflow_student for CaloFlow's teacher, and [train];
-            without it the default's for this detector.
+        recipe: TOML file with [model] of family one_step, mean_flow for a teacher of flow matching, or
+            caloflow_student for CaloFlow's, and [train]; without it the default's for this detector.
         pairs: pairs of noise and teacher output for the regression of one_step.
         steps: number of steps instead of the recipe's.
         seed: seed instead of the recipe's.

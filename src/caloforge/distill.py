@@ -1,9 +1,10 @@
-"""Distillation: a teacher on Gaussianised features becomes a student that takes one step (``models.one_step``), and
-CaloFlow's teacher its student (``models.caloflow``)."""
+"""Distillation: a teacher on Gaussianised features becomes a student that takes one step (``models.one_step``), flow
+matching one of average velocities (``models.mean_flow``), and CaloFlow's teacher its student (``models.caloflow``)."""
 
 import math
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,9 +13,12 @@ from torch import Tensor
 from .fastsim import Card, FastSim
 from .models.base import LayerFlow
 from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
-from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs
+from .models.flow_matching import FlowMatching
+from .models.mean_flow import MeanFlow, MeanFlowConfig
+from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs, feature_order
 from .preprocess import PreprocessConfig, ShowerTransform
 from .showers import Showers
+from .tilt import Moments
 from .train import Progress, TrainConfig, fit
 from .transforms import WITH_LARGEST
 
@@ -40,16 +44,28 @@ def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> Fas
         )
     old = PreprocessConfig(**teacher.card.preprocess)
     config = replace(
-        config, per_layer=transform.n_globals // transform.n_layers, layers=old.layers, correlate=old.correlate,
-        n_read=transform.layers.table.shape[1],
+        config, per_layer=transform.n_globals // transform.n_layers, brightest=old.brightest, layers=old.layers,
+        correlate=old.correlate, n_read=transform.layers.table.shape[1],
     )  # fmt: skip
-    preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none")
+    if config.layers_by == "flow":
+        flow = _layer_settings(teacher)
+        hidden, transforms = flow.pop("layer_hidden"), flow.pop("layer_transforms")
+        config = replace(config, layer_width=hidden, layer_depth=transforms, **flow)
+    preprocess = replace(old, voxels="linear", scale_mev=1.0, impose="none", brightest=False)
     card = Card("one_step", asdict(config), asdict(preprocess), teacher.geometry, teacher.card.valid, teacher.card.pdg)
     student = FastSim.from_card(card, seed=seed)
     student.encoder.load_state_dict(teacher.encoder.state_dict())
     assert isinstance(student.generator, OneStep)
     _hand_over(transform, student.generator)
+    if config.layers_by == "flow":
+        student.generator.layers.load_state_dict(teacher.generator.layers.state_dict())  # type: ignore[union-attr]
     return student
+
+
+def _layer_settings(teacher: FastSim) -> dict[str, Any]:
+    """Of the teacher's layer flow, as in its configuration."""
+    names = ("layer_hidden", "layer_transforms", "layer_bins", "layer_passes", "layer_fast")
+    return {name: teacher.card.config[name] for name in names if name in teacher.card.config}
 
 
 @torch.no_grad()
@@ -70,13 +86,13 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         at = s[j : j + 1].expand(len(margins), -1)
         w = transform.voxels.inverse(border + margins[:, None] + 1e-6, at)  # (K, V)
         rows.append((w.double() + nodes[:, j][index]).clamp_min(math.log(threshold)).T)
-    lowest, g = layers.border, layers.table
+    order, n = _order(transform), transform.n_layers
+    lowest, g = layers.border[order], layers.table[order].clone()
+    if config.brightest:
+        g[-n:] = torch.exp(g[-n:]).clamp_max(1.0)
     if student.imposes:
-        n = transform.n_layers
-        order = moment_order(n)
-        lowest, g = lowest[order], g[order].clone()
         reach = [1e-3 * student.places[:, student.members.index == k].square().mean().sqrt() for k in range(n)]
-        units = _scale_moments(g[2 * n :], LEAST_UNIT * torch.stack(reach))
+        units = _scale_moments(g[2 * n : (2 + N_MOMENTS) * n], LEAST_UNIT * torch.stack(reach))
         student.adopt_units(1e3 * units)
     q = torch.stack(rows)  # (J, V, K)
     shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_add_(1, student.ring, q)
@@ -87,10 +103,9 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         student.largest.copy_(transform.fractions.largest)
 
 
-def moment_order(n_layers: int) -> Tensor:
-    """Where the student's layer features stand among its teacher's: moments one kind after the other, not by layers."""
-    first, kind = torch.arange(2 * n_layers), torch.arange(N_MOMENTS)[:, None]
-    return torch.cat([first, 2 * n_layers + (N_MOMENTS * torch.arange(n_layers) + kind).flatten()])
+def _order(transform: ShowerTransform) -> Tensor:
+    brightest = isinstance(transform.imposed, Moments) and transform.imposed.brightest
+    return feature_order(transform.n_layers, transform.n_globals // transform.n_layers, brightest)
 
 
 def _scale_moments(g: Tensor, least: Tensor) -> Tensor:
@@ -120,10 +135,8 @@ def pairs_of(
         given = c[index, 1:] if teacher.encoder.n_given else None
         x = teacher.generator.decode(z, c[index])
         m = transform.margins(x, energy[index], given)
-        g = x[:, : transform.n_globals]
-        if transform.n_globals == (2 + N_MOMENTS) * transform.n_layers:
-            order = moment_order(transform.n_layers)
-            g, z = g[:, order], torch.cat([z[:, order], z[:, transform.n_globals :]], dim=1)
+        order = _order(transform)
+        g, z = x[:, order], torch.cat([z[:, order], z[:, transform.n_globals :]], dim=1)
         parts.append((z, c[index], g, m))
         if progress:
             progress(start + size, n, "teacher")
@@ -138,10 +151,8 @@ def _layer_pairs(teacher: FastSim, c: Tensor, n: int, random: torch.Generator) -
     given = c[torch.randint(len(c), (n,), generator=random)]
     z = torch.randn(n, n_globals, generator=random)
     g = torch.cat([flow.decode(*part) for part in zip(torch.split(z, CHUNK), torch.split(given, CHUNK), strict=True)])
-    if n_globals == (2 + N_MOMENTS) * teacher.geometry.n_layers:
-        order = moment_order(teacher.geometry.n_layers)
-        z, g = z[:, order], g[:, order]
-    return z, given, g
+    order = _order(teacher.transform)  # type: ignore[arg-type]
+    return z[:, order], given, g[:, order]
 
 
 def caloflow_student_of(teacher: FastSim, config: CaloFlowStudentConfig, *, seed: int = 0) -> FastSim:
@@ -160,15 +171,34 @@ def caloflow_student_of(teacher: FastSim, config: CaloFlowStudentConfig, *, seed
     return student
 
 
+def mean_flow_of(teacher: FastSim, config: MeanFlowConfig, *, seed: int = 0) -> FastSim:
+    """An untrained student of average velocities of a flow-matching teacher, with all else that the teacher has."""
+    if not isinstance(teacher.generator, FlowMatching):
+        raise ValueError(
+            f"got a teacher of family {teacher.card.family} for mean_flow, expected flow_matching; choose another"
+        )
+    about, config = teacher.card, replace(config, **_layer_settings(teacher))
+    card = Card("mean_flow", asdict(config), about.preprocess, teacher.geometry, about.valid, about.pdg)
+    student = FastSim.from_card(card, seed=seed)
+    student.encoder.load_state_dict(teacher.encoder.state_dict())
+    student.transform.load_state_dict(teacher.transform.state_dict())
+    assert isinstance(student.generator, MeanFlow)
+    student.generator.adopt(teacher.generator)
+    return student
+
+
 def distill(
-    teacher: FastSim, showers: Showers, config: OneStepConfig | CaloFlowStudentConfig, train: TrainConfig, *,
-    n_pairs: int = 60_000, folder: str | Path | None = None, resume: bool = False, progress: Progress | None = None,
+    teacher: FastSim, showers: Showers, config: OneStepConfig | MeanFlowConfig | CaloFlowStudentConfig,
+    train: TrainConfig, *, n_pairs: int = 60_000, folder: str | Path | None = None, resume: bool = False,
+    progress: Progress | None = None,
 ) -> FastSim:  # fmt: skip
-    """A student of the teacher: one_step, trained on ``n_pairs`` of its pairs and on real showers, or caloflow_student,
-    whose loss asks the teacher at every step."""
+    """A student of the teacher: one_step, trained on ``n_pairs`` of its pairs and on real showers, or mean_flow or
+    caloflow_student, whose loss asks the teacher at every step."""
     teacher.geometry.require_same(showers.geometry, "training showers")
     if isinstance(config, CaloFlowStudentConfig):
         student = caloflow_student_of(teacher, config, seed=train.seed)
+    elif isinstance(config, MeanFlowConfig):
+        student = mean_flow_of(teacher, config, seed=train.seed)
     else:
         student = student_of(teacher, config, seed=train.seed)
     if isinstance(student.generator, OneStep):
@@ -178,4 +208,6 @@ def distill(
     fit(student, showers, train, folder=folder, resume=resume, progress=progress, keep_transform=True)
     if isinstance(student.generator, OneStep):
         student.generator.pairs = None
+    if isinstance(student.generator, MeanFlow):
+        student.generator.teacher = None
     return student

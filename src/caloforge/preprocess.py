@@ -34,7 +34,8 @@ class PreprocessConfig:
 
     impose: features of the layers that are imposed on the way back too (``tilt``): "moments", centres and widths;
     "radial", mean and variance of r in polar layers; "jet", pT, mass, eta and phi of a jet image; "subjets", the same
-    of its second subjet too, and the shares of the first one's middle pixel and of those around it.
+    of its second subjet too, and the shares of the first one's middle pixel and of those around it. brightest: with
+    "moments" or "radial", the share of each layer's brightest voxel is one more feature that is imposed.
 
     layers: their energies as logits of successive "fractions" of the incident energy; as "logs", in which empty layers
     and particles that pass without showering stand at one place whatever their energy; "rest", logs of all but the
@@ -55,6 +56,7 @@ class PreprocessConfig:
     n_nodes: int = 7
     scale_mev: float = 1e3
     impose: Literal["none", "moments", "radial", "jet", "subjets"] = "none"
+    brightest: bool = False
     layers: Layers = "fractions"
     correlate: bool = True
     conditions: Literal["direction", "polar"] = "direction"
@@ -64,6 +66,10 @@ class PreprocessConfig:
     standardise: Literal["none", "voxel", "all"] = "none"
 
     def __post_init__(self) -> None:
+        if self.brightest and self.impose not in ("moments", "radial"):
+            raise ValueError(
+                f"got preprocess.brightest with impose = {self.impose!r}, expected 'moments' or 'radial'; change one"
+            )
         if not self.scale_mev > 0:
             raise ValueError(f"got preprocess.scale_mev = {self.scale_mev}, expected above 0; raise it")
         if not self.noise_mev >= 0:
@@ -102,7 +108,7 @@ class ShowerTransform(nn.Module):
             self.imposed = (
                 JetMomentum(geometry, config.impose == "subjets")
                 if jets
-                else Moments(geometry, config.impose == "radial")
+                else Moments(geometry, config.impose == "radial", config.brightest)
             )
         n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments

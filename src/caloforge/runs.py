@@ -89,6 +89,7 @@ def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None
     from .distill import distill as teach
     from .fastsim import FastSim
     from .models.caloflow import CaloFlowStudentConfig
+    from .models.mean_flow import MeanFlowConfig
     from .models.one_step import OneStepConfig
 
     old = FastSim.load(hub.model(teacher))
@@ -98,10 +99,10 @@ def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None
     source = _Data.open(data)
     old.geometry.require_same(source.showers.geometry, "training showers")
     chosen = _changed(load_recipe(recipe) if recipe else choose(source.showers).student, steps, seed)
-    if not isinstance(chosen.model, OneStepConfig | CaloFlowStudentConfig):
+    if not isinstance(chosen.model, OneStepConfig | CaloFlowStudentConfig | MeanFlowConfig):
         raise ValueError(
-            f"got a recipe of another family in {recipe}, expected model.family = 'one_step' or 'caloflow_student'; "
-            "correct it"
+            f"got a recipe of another family in {recipe}, expected model.family = 'one_step', 'mean_flow' or "
+            "'caloflow_student'; correct it"
         )
     _prepare_folder(output, chosen, resume, force)
     (output / "recipe.toml").write_text(dump_recipe(chosen))

@@ -173,7 +173,8 @@ def _momentum_of(q: Tensor) -> Tensor:
 class Moments(nn.Module):
     """Voxels [MeV] (N, V) <-> q (N, Q), of one layer after the other: the centre of energy (x, y) [m], the logarithms
     of the variances along x and y [m^2], and the correlation of x and y; or, ``radial``, of polar layers, the mean of r
-    [m] and the logarithm of its variance.
+    [m] and the logarithm of its variance. brightest: then also the logarithm of the share of the layer's brightest
+    voxel, which gets it exactly; the other voxels are tilted for what is left of the sums.
 
     A hundredth of the layer's mean pitch, squared, is added to the variances, so that one filled voxel has a logarithm.
     """
@@ -181,13 +182,14 @@ class Moments(nn.Module):
     n_values: int
     layers: Tensor  # of every value, (Q,)
 
-    def __init__(self, geometry: Geometry, radial: bool = False) -> None:
+    def __init__(self, geometry: Geometry, radial: bool = False, brightest: bool = False) -> None:
         super().__init__()
         if radial and any(layer.kind != "polar" for layer in geometry.layers):
             raise ValueError(
                 f"got impose 'radial' for {geometry.name!r}, expected polar layers only; set it to 'moments' or 'none'"
             )
-        self.n_each = 2 if radial else 5
+        self.radial, self.brightest = radial, brightest
+        self.n_each = (2 if radial else 5) + brightest
         self.layers = torch.arange(geometry.n_layers).repeat_interleave(self.n_each)
         self.n_values = len(self.layers)
         self.smallest, bases = [], []
@@ -208,30 +210,43 @@ class Moments(nn.Module):
         as the variance 0 of a single one, so that q has a density.
         """
         out: list[Tensor] = []
-        for sums, smallest in zip(self.tilt.sums(voxels).unbind(1), self.smallest, strict=True):
+        top = self.members.largest(voxels).double()
+        for layer, (sums, smallest) in enumerate(zip(self.tilt.sums(voxels).unbind(1), self.smallest, strict=True)):
             means = (sums / sums[:, :1].clamp_min(1e-9)).unbind(1)[1:]
             n = self.n_each
             u = None if uniform is None else uniform[:, len(out) : len(out) + n].double().unbind(1)
             least = [smallest if u is None else smallest * v for v in (u or means)]
             near = [0.0 if u is None else smallest**0.5 * (v - 0.5) for v in (u or means)]
-            if n == 2:
+            share = torch.log(top[:, layer].clamp_min(1e-9) / sums[:, 0].clamp_min(1e-9))
+            shares = [share - (0.0 if u is None else 1e-3 * u[-1])] if self.brightest else []
+            if self.radial:
                 r, rr = means
-                out += [r + near[0], torch.log((rr - r * r).clamp_min(0) + least[1])]
+                out += [r + near[0], torch.log((rr - r * r).clamp_min(0) + least[1]), *shares]
                 continue
             x, y, xx, yy, xy = means
             var_x, var_y = (xx - x * x).clamp_min(0) + least[2], (yy - y * y).clamp_min(0) + least[3]
             correlation = (xy - x * y) / (var_x * var_y).sqrt() + (0.0 if u is None else 0.02 * (u[4] - 0.5))
-            out += [x + near[0], y + near[1], torch.log(var_x), torch.log(var_y), correlation]
+            out += [x + near[0], y + near[1], torch.log(var_x), torch.log(var_y), correlation, *shares]
         return torch.stack(out, dim=1)
 
     def impose(self, voxels: Tensor, q: Tensor) -> Tensor:
         """Voxels (N, V) with these moments; the energies of the layers stay."""
         q = q.double().reshape(q.shape[0], -1, self.n_each)
         smallest = torch.tensor(self.smallest, dtype=q.dtype, device=q.device)
-        means = (_radial_sums if self.n_each == 2 else _planar_sums)(q.unbind(2), smallest)
+        means = (_radial_sums if self.radial else _planar_sums)(q[:, :, : 2 if self.radial else 5].unbind(2), smallest)
         energy = self.members.sums(voxels)
-        tilted = self.tilt.impose(voxels, means * energy.double()[:, :, None])
-        return tilted * self.members.spread(energy / self.members.sums(tilted).clamp_min(1e-9))
+        sums = means * energy.double()[:, :, None]
+        if not self.brightest:
+            tilted = self.tilt.impose(voxels, sums)
+            return tilted * self.members.spread(energy / self.members.sums(tilted).clamp_min(1e-9))
+        chosen = (voxels >= self.members.spread(self.members.largest(voxels))) & (voxels > 0)
+        rest = torch.where(chosen, 0.0, voxels)
+        alone = self.members.sums(rest) <= 0
+        share = torch.where(alone, 1.0, torch.exp(q[:, :, -1]).clamp_max(1.0).to(energy.dtype))
+        top = self.members.spread(energy * share / self.members.sums(chosen.to(energy.dtype)).clamp_min(1.0)) * chosen
+        tilted = self.tilt.impose(rest, sums - self.tilt.sums(top))
+        left = energy * (1 - share)
+        return top + tilted * self.members.spread(left / self.members.sums(tilted).clamp_min(1e-9))
 
 
 def _radial_sums(q: Sequence[Tensor], smallest: Tensor) -> Tensor:

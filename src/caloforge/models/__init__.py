@@ -11,6 +11,7 @@ from .flow_matching import FlowMatching, FlowMatchingConfig
 from .gan import GAN, GANConfig
 from .lagan import LAGAN, LAGANConfig
 from .lhcb_wgan import LHCbWGAN, LHCbWGANConfig
+from .mean_flow import MeanFlow, MeanFlowConfig
 from .one_step import OneStep, OneStepConfig
 from .vae import VAE, VAEConfig
 
@@ -28,6 +29,7 @@ ModelConfig = (
     | GANConfig
     | CopulaConfig
     | OneStepConfig
+    | MeanFlowConfig
 )
 
 MODELS: dict[str, tuple[type, type[Generator]]] = {
@@ -44,6 +46,7 @@ MODELS: dict[str, tuple[type, type[Generator]]] = {
     "gan": (GANConfig, GAN),
     "copula": (CopulaConfig, Copula),
     "one_step": (OneStepConfig, OneStep),
+    "mean_flow": (MeanFlowConfig, MeanFlow),
 }
 
 __all__ = ["MODELS", "Generator", "ModelConfig", "Objective", "Sizes", "family_of"]

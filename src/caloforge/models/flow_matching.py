@@ -53,7 +53,9 @@ class FlowMatchingConfig:
     layer_hidden: int = 64
     layer_transforms: int = 4
     layer_bins: int = 12
+    layer_passes: int = 2
     layer_fast: Fast = "density"
+    layer_rate: float = 1.0
     backbone: Literal["mlp", "mixer", "transformer"] = "mlp"
     patch: int = 12
     patch_layers: int = 1
@@ -93,12 +95,14 @@ class FlowMatching(Generator):
             transforms=config.layer_transforms,
             bins=config.layer_bins,
             fast=config.layer_fast,
+            passes=config.layer_passes,
         )
         self.network = _network(config, sizes, sizes.n_conditions + sizes.n_globals + 2 * N_FREQUENCIES)
         self.solver = Bespoke(config.n_steps) if config.solver == "bespoke" else None
 
     def objectives(self) -> Iterator[Objective]:
-        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=2)
+        rate = self.config.layer_rate
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=2, rate=rate)
         yield Objective("shape", list(self.network.parameters()), self._shape_loss)
         if self.solver is not None:
             config = self.config

@@ -10,7 +10,8 @@ few operations what its teacher's networks and preprocessing do in many. With th
 shift moves the margins of a layer so that the expected number of filled voxels is n_l and one voxel is filled. Where
 moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
 with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there
-are, up to those of fourth order, which make the derivatives. R is the teacher's; F, mu, rho and J are trained in one or
+are, up to those of fourth order, which make the derivatives. Where its share is imposed too, the brightest voxel of a
+layer takes that, and all this is for the others. R is the teacher's; F, mu, rho and J are trained in one or
 two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F on many more of
 them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``, F alone on real
 showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013) between
@@ -18,7 +19,7 @@ whitened observables of real and generated showers of the same particles, along 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ from torch.nn import functional
 
 from ..geometry import mirrors
 from ..transforms import LARGEST_COVARIANCE, LEAST_REST, WITH_LARGEST, Layers, Members
-from .base import Generator, Objective, Sizes, randn_like, require_sizes
+from .base import Fast, Generator, LayerFlow, Objective, Sizes, randn_like, require_sizes
 
 EMPTY = -40.0  # ln of the energy of an empty voxel
 REACH = 9.0  # largest margin of the tables
@@ -46,6 +47,7 @@ LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
 ACTIVATIONS = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU}
+LEAST_PART = 0.01  # of a layer's energy in all but its brightest voxel, where that is all but everything
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
 TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
@@ -53,15 +55,19 @@ SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are coun
 
 @dataclass(frozen=True)
 class OneStepConfig:
-    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments; layers: how they hold the layer
-    energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student too
-    imposes moments, or only knows them; centred: with b about the centre that is there, for showers off the axis;
-    width, depth: hidden layers for mu, rho and J; layer_width, layer_depth, layer_activation: for F, whose regression
-    has ``layer_rate`` times the learning rate; rings: whether voxels that the rotations of a polar mesh exchange share
-    mu, rho and q; n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g;
-    pair_steps: steps of the first phase; pair_weight: of the regression in the second; n_slices: random directions."""
+    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments, and one more with brightest, the
+    imposed share of the brightest voxel; layers: how they hold the layer energies, correlate: whether R is more than a
+    diagonal (``PreprocessConfig``); impose: whether the student too imposes moments, or only knows them; centred: with
+    b about the centre that is there, for showers off the axis; width, depth: hidden layers for mu, rho and J;
+    layer_width, layer_depth, layer_activation: for F, whose regression has ``layer_rate`` times the learning rate;
+    layers_by: "flow" keeps the teacher's layer flow in place of F, exact and slower, with ``layer_depth`` transforms of
+    ``layer_width`` hidden units, layer_bins, layer_passes and layer_fast, all of which distill sets; rings: whether
+    voxels that the rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer energies and margins
+    in the tables q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the
+    regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
+    brightest: bool = False
     layers: Layers = "fractions"
     correlate: bool = True
     impose: bool = True
@@ -72,6 +78,10 @@ class OneStepConfig:
     layer_depth: int = 2
     layer_activation: Activation = "relu"
     layer_rate: float = 1.0
+    layers_by: Literal["regression", "flow"] = "regression"
+    layer_bins: int = 12
+    layer_passes: int = 5
+    layer_fast: Fast = "density"
     rings: bool = False
     n_nodes: int = 12
     n_knots: int = 48
@@ -152,6 +162,7 @@ class OneStep(Generator):
         geometry = sizes.mesh("one_step")
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
+        self.planar = config.per_layer - config.brightest == 2 + N_MOMENTS
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
@@ -161,10 +172,18 @@ class OneStep(Generator):
         if config.layers in WITH_LARGEST:
             self.register_buffer("largest", functional.one_hot(torch.tensor(0), n_layers).float())
         n_in = self.n_globals + n_c
-        self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
+        self.layers: LayerFlow | nn.Sequential
+        self.order = feature_order(n_layers, config.per_layer, config.brightest).tolist()
+        if config.layers_by == "flow":
+            self.layers = LayerFlow(
+                replace(sizes, n_globals=self.n_globals), hidden=config.layer_width, transforms=config.layer_depth,
+                bins=config.layer_bins, fast=config.layer_fast, passes=config.layer_passes,
+            )  # fmt: skip
+        else:
+            self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
         full = config.correlate and n_voxels <= LARGEST_COVARIANCE
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
-        self.imposes = config.impose and config.per_layer == 2 + N_MOMENTS
+        self.imposes = config.impose and self.planar
         self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
             self.newton = _mlp(n_in + (len(POWERS) - 1) * n_layers, config.width, 2, N_MOMENTS**2 * n_layers)
@@ -185,7 +204,7 @@ class OneStep(Generator):
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "log_e"):
             self.register_buffer(name, torch.zeros(()))
-        if config.per_layer == 2 + N_MOMENTS:
+        if self.planar:
             self.register_buffer("units", torch.ones(()))
             self.register_buffer("basis", torch.ones(()), persistent=False)
             self.register_load_state_dict_post_hook(lambda model, _: model.adopt_units(model.units))  # type: ignore[no-untyped-call]
@@ -236,15 +255,17 @@ class OneStep(Generator):
     def objectives(self) -> Iterator[Objective]:
         layers, voxels = list(self.layers.parameters()), list(self.voxels.parameters())
         steps = self.config.pair_steps if self.pairs is not None else None
+        by_flow = self.config.layers_by == "flow"
         if steps is not None:
-            yield Objective("layers", layers, self._layer_loss, until=steps, rate=self.config.layer_rate)
+            if not by_flow:
+                yield Objective("layers", layers, self._layer_loss, until=steps, rate=self.config.layer_rate)
             yield Objective("pairs", voxels, self._pair_loss, until=steps)
         if self.imposes:
             yield Objective("tilt", list(self.newton.parameters()), self._tilt_loss, every=2)
-        if steps is not None:
-            yield Objective("showers", layers, self._shower_loss, since=steps)
-        else:
+        if steps is None:
             yield Objective("showers", layers + voxels, self._shower_loss)
+        elif not by_flow:
+            yield Objective("showers", layers, self._shower_loss, since=steps)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         """Pseudo-Huber distance of g from the teacher's, and of the total energy where no feature holds it."""
@@ -338,10 +359,18 @@ class OneStep(Generator):
 
     def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
         z_g = z[:, : self.n_globals]
+        # The tables of logarithms are steep where layers begin to be empty.
+        exact = self.config.layers in ("logs", "ratios") and self.n_layers > FEW_LAYERS
+        if isinstance(self.layers, LayerFlow):
+            z_g = z_g.double() if exact else z_g
+            if self.order == sorted(self.order):
+                return self.layers.decode(z_g, c)
+            back = sorted(range(len(self.order)), key=self.order.__getitem__)
+            return self.layers.decode(z_g[:, back], c)[:, self.order]
         given = torch.cat([z_g, c], dim=1)
-        if self.training or self.config.layers not in ("logs", "ratios") or self.n_layers <= FEW_LAYERS:
+        if self.training or not exact:
             return torch.as_tensor(z_g + self.layers(given))
-        h = given.double()  # the tables of logarithms are steep where layers begin to be empty
+        h = given.double()
         for step in self.layers:
             h = (
                 functional.linear(h, step.weight.double(), step.bias.double())
@@ -360,13 +389,22 @@ class OneStep(Generator):
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
-        excess, wanted = made, self._wanted(raw) if self.imposes else raw[:, :0]
+        wanted = self._wanted(raw) if self.imposes else raw[:, :0]
+        n, others, e = self.members.sums(filled), filled, torch.zeros_like(made)
+        if self.config.brightest:
+            top = (made >= self.members.spread(self.members.largest(made))).to(z.dtype) * filled
+            part = torch.where(n > 1, raw[:, -self.n_layers :], 1.0)
+            e = self.members.spread(part * layers / self.members.sums(top).clamp_min(1.0)) * top
+            n, others, made, layers = n - 1, filled - top, made * (1 - top), layers * (1 - part)
+            if self.imposes:
+                part, there = part[:, None], self._means(top, self.basis)[:, :N_MOMENTS]
+                wanted = (wanted - part * there) / (1 - part).clamp_min(LEAST_PART)
+        excess, n = made, n.clamp_min(1.0)
         if self.imposes:
             excess = excess * torch.exp(self._tilt(excess, wanted, given).clamp(-LARGEST, LARGEST))
-        n = self.members.sums(filled).clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
         share = (layers - n * base) / self.members.sums(excess).clamp_min(1e-9)
-        e = self.members.spread(base) * filled + self.members.spread(share) * excess
+        e = e + self.members.spread(base) * others + self.members.spread(share) * excess
         m = torch.where(m >= 0, value, m)
         return Decoded(g, m, e, given, made, wanted)
 
@@ -422,7 +460,8 @@ class OneStep(Generator):
 
     def _wanted(self, raw: Tensor) -> Tensor:
         """Means of the functions b in every layer that the layer features ask for, (N, K, L)."""
-        x, y, xx, yy, correlation = torch.split(raw[:, 2 * self.n_layers :], self.n_layers, 1)
+        moments = raw[:, 2 * self.n_layers : (2 + N_MOMENTS) * self.n_layers]
+        x, y, xx, yy, correlation = torch.split(moments, self.n_layers, 1)
         means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
         return torch.cat(means, dim=1).reshape(-1, N_MOMENTS, self.n_layers)
 
@@ -471,6 +510,17 @@ def _mlp(n_in: int, width: int, depth: int, n_out: int, activation: Activation =
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     return nn.Sequential(*steps, last)
+
+
+def feature_order(n_layers: int, per_layer: int, brightest: bool) -> Tensor:
+    """Where the student's layer features stand among its teacher's: (G,).
+
+    Moments along x and y and what follows them stand one kind after the other, not by layers.
+    """
+    if per_layer - brightest < 2 + N_MOMENTS and not brightest:
+        return torch.arange(per_layer * n_layers)
+    first, kind = torch.arange(2 * n_layers), torch.arange(per_layer - 2)[:, None]
+    return torch.cat([first, 2 * n_layers + ((per_layer - 2) * torch.arange(n_layers) + kind).flatten()])
 
 
 def _shares(n_layers: int) -> Tensor:

@@ -29,7 +29,9 @@ class VAEConfig:
     layer_hidden: int = 64
     layer_transforms: int = 4
     layer_bins: int = 12
+    layer_passes: int = 2
     layer_fast: Fast = "decode"
+    layer_rate: float = 1.0
 
     def __post_init__(self) -> None:
         require_sizes(self, "n_latent", "depth", "layer_hidden", "layer_transforms", "layer_bins")
@@ -51,6 +53,7 @@ class VAE(Generator):
             transforms=config.layer_transforms,
             bins=config.layer_bins,
             fast=config.layer_fast,
+            passes=config.layer_passes,
         )
         shape = (config.width, config.depth, config.dropout)
         self.encoder = ResidualMLP(sizes.n_voxels, n_given, 2 * config.n_latent, *shape)
@@ -58,7 +61,8 @@ class VAE(Generator):
 
     def objectives(self) -> Iterator[Objective]:
         shape = [*self.encoder.parameters(), *self.decoder.parameters()]
-        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=2)
+        rate = self.config.layer_rate
+        yield Objective("layers", list(self.layers.parameters()), self._layer_loss, every=2, rate=rate)
         yield Objective("shape", shape, self._shape_loss)
 
     def _layer_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:

@@ -76,6 +76,7 @@ IMAGES: dict[str, tuple[Geometry, PreprocessConfig, tuple[str, ...]]] = {
     "caloflow_student": (small_geometry(), PreprocessConfig(voxels="fractions", threshold_mev=0.1), ()),
     "calogan": (PLANAR, PreprocessConfig(voxels="linear"), ("similar",)),
     "lhcb_wgan": (CELLS, PreprocessConfig(voxels="box-cox", threshold_mev=0.1), ("critic.last.bias",)),
+    "par04_vae": (small_geometry(), PreprocessConfig(voxels="ratio", map="linear", noise_mev=0.0), ()),
     "one_step": (small_geometry(), PreprocessConfig(voxels="linear", scale_mev=1.0), ()),
     "lagan": (jets.geometry(), PreprocessConfig(voxels="linear", scale_mev=1e4), ("similar.linear.bias",)),
 }

@@ -236,9 +236,10 @@ class Moments(nn.Module):
         means = (_radial_sums if self.radial else _planar_sums)(q[:, :, : 2 if self.radial else 5].unbind(2), smallest)
         energy = self.members.sums(voxels)
         sums = means * energy.double()[:, :, None]
+        tilted = self.tilt.impose(voxels, sums)
         if not self.brightest:
-            tilted = self.tilt.impose(voxels, sums)
             return tilted * self.members.spread(energy / self.members.sums(tilted).clamp_min(1e-9))
+        voxels = tilted  # so that the brightest one lies where the moments want it
         chosen = (voxels >= self.members.spread(self.members.largest(voxels))) & (voxels > 0)
         rest = torch.where(chosen, 0.0, voxels)
         alone = self.members.sums(rest) <= 0

@@ -13,6 +13,7 @@ from .lagan import LAGAN, LAGANConfig
 from .lhcb_wgan import LHCbWGAN, LHCbWGANConfig
 from .mean_flow import MeanFlow, MeanFlowConfig
 from .one_step import OneStep, OneStepConfig
+from .par04_vae import Par04VAE, Par04VAEConfig
 from .vae import VAE, VAEConfig
 
 ModelConfig = (
@@ -30,6 +31,7 @@ ModelConfig = (
     | CopulaConfig
     | OneStepConfig
     | MeanFlowConfig
+    | Par04VAEConfig
 )
 
 MODELS: dict[str, tuple[type, type[Generator]]] = {
@@ -46,6 +48,7 @@ MODELS: dict[str, tuple[type, type[Generator]]] = {
     "gan": (GANConfig, GAN),
     "copula": (CopulaConfig, Copula),
     "one_step": (OneStepConfig, OneStep),
+    "par04_vae": (Par04VAEConfig, Par04VAE),
     "mean_flow": (MeanFlowConfig, MeanFlow),
 }
 

@@ -11,10 +11,10 @@ shift moves the margins of a layer so that the expected number of filled voxels 
 moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
 with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there
 are, up to those of fourth order, which make the derivatives. Where its share is imposed too, the brightest voxel of a
-layer takes that, and all this is for the others. R is the teacher's; F, mu, rho and J are trained in one or
-two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F on many more of
-them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``, F alone on real
-showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013) between
+layer takes that then, and the others are tilted once more for what is left. R is the teacher's; F, mu, rho and J are
+trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F
+on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``,
+F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013) between
 whitened observables of real and generated showers of the same particles, along random directions.
 """
 
@@ -118,14 +118,14 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Decoded:
-    """Of one decoding: g (N, G), m and e [MeV] (N, V); given (N, G + C), excess (N, V), wanted (N, K, L) of a tilt."""
+    """Of one decoding: g (N, G), m and e [MeV] (N, V), given (N, G + C), and of every tilt the network, excess (N, V)
+    and wanted (N, K, L)."""
 
     g: Tensor
     m: Tensor
     e: Tensor
     given: Tensor
-    excess: Tensor
-    wanted: Tensor
+    tilts: list[tuple[nn.Sequential, Tensor, Tensor]]
 
 
 class OneStep(Generator):
@@ -186,7 +186,10 @@ class OneStep(Generator):
         self.imposes = config.impose and self.planar
         self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
-            self.newton = _mlp(n_in + (len(POWERS) - 1) * n_layers, config.width, 2, N_MOMENTS**2 * n_layers)
+            shape = (n_in + (len(POWERS) - 1) * n_layers, config.width, 2, N_MOMENTS**2 * n_layers)
+            self.newton = _mlp(*shape)
+            if config.brightest:
+                self.newton_rest = _mlp(*shape)
 
     def _make_tables(self, places: Tensor) -> None:
         config, n_layers = self.config, self.n_layers
@@ -261,7 +264,8 @@ class OneStep(Generator):
                 yield Objective("layers", layers, self._layer_loss, until=steps, rate=self.config.layer_rate)
             yield Objective("pairs", voxels, self._pair_loss, until=steps)
         if self.imposes:
-            yield Objective("tilt", list(self.newton.parameters()), self._tilt_loss, every=2)
+            networks = [self.newton, *([self.newton_rest] if self.config.brightest else [])]
+            yield Objective("tilt", [p for v in networks for p in v.parameters()], self._tilt_loss, every=2)
         if steps is None:
             yield Objective("showers", layers + voxels, self._shower_loss)
         elif not by_flow:
@@ -300,12 +304,16 @@ class OneStep(Generator):
     def _off_tilt(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         with torch.no_grad():
             made = self._decoded(randn_like(x.new_empty(len(x), self.n_noise), generator), c)
-            exact, reached = self._exact_tilt(made.excess, made.wanted)
-            exact = exact.clamp(-LARGEST, LARGEST)
-            energy = made.excess * torch.exp(exact)
-            energy = energy * self.members.spread(reached / self.members.sums(energy).clamp_min(1e-9))
-        off = self._tilt(made.excess, made.wanted, made.given) - exact
-        return (energy * _pseudo_huber(off, 0.1)).sum(1).mean() / 0.1**2
+        loss = x.new_zeros(())
+        for network, excess, wanted in made.tilts:
+            with torch.no_grad():
+                exact, reached = self._exact_tilt(excess, wanted)
+                exact = exact.clamp(-LARGEST, LARGEST)
+                energy = excess * torch.exp(exact)
+                energy = energy * self.members.spread(reached / self.members.sums(energy).clamp_min(1e-9))
+            off = self._tilt(network, excess, wanted, made.given) - exact
+            loss = loss + (energy * _pseudo_huber(off, 0.1)).sum(1).mean() / 0.1**2
+        return loss
 
     def _exact_tilt(self, excess: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         """lambda b (N, V) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
@@ -389,8 +397,10 @@ class OneStep(Generator):
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
-        wanted = self._wanted(raw) if self.imposes else raw[:, :0]
-        n, others, e = self.members.sums(filled), filled, torch.zeros_like(made)
+        tilts, n, others, e = [], self.members.sums(filled), filled, torch.zeros_like(made)
+        if self.imposes:
+            tilts.append((self.newton, made, self._wanted(raw)))
+            made = self._tilted(*tilts[0], given)
         if self.config.brightest:
             top = (made >= self.members.spread(self.members.largest(made))).to(z.dtype) * filled
             part = torch.where(n > 1, raw[:, -self.n_layers :], 1.0)
@@ -398,15 +408,14 @@ class OneStep(Generator):
             n, others, made, layers = n - 1, filled - top, made * (1 - top), layers * (1 - part)
             if self.imposes:
                 part, there = part[:, None], self._means(top, self.basis)[:, :N_MOMENTS]
-                wanted = (wanted - part * there) / (1 - part).clamp_min(LEAST_PART)
-        excess, n = made, n.clamp_min(1.0)
-        if self.imposes:
-            excess = excess * torch.exp(self._tilt(excess, wanted, given).clamp(-LARGEST, LARGEST))
+                tilts.append((self.newton_rest, made, (tilts[0][2] - part * there) / (1 - part).clamp_min(LEAST_PART)))
+                made = self._tilted(*tilts[1], given)
+        n = n.clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
-        share = (layers - n * base) / self.members.sums(excess).clamp_min(1e-9)
-        e = e + self.members.spread(base) * others + self.members.spread(share) * excess
+        share = (layers - n * base) / self.members.sums(made).clamp_min(1e-9)
+        e = e + self.members.spread(base) * others + self.members.spread(share) * made
         m = torch.where(m >= 0, value, m)
-        return Decoded(g, m, e, given, made, wanted)
+        return Decoded(g, m, e, given, tilts)
 
     def _layers_of(self, g: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Layer features before they were Gaussianised (N, G), and ln(E_l/MeV) (N, L)."""
@@ -465,10 +474,13 @@ class OneStep(Generator):
         means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
         return torch.cat(means, dim=1).reshape(-1, N_MOMENTS, self.n_layers)
 
-    def _tilt(self, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
+    def _tilted(self, network: nn.Sequential, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
+        return excess * torch.exp(self._tilt(network, excess, wanted, given).clamp(-LARGEST, LARGEST))
+
+    def _tilt(self, network: nn.Sequential, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         """lambda b (N, V) of one Newton step towards the moments that are wanted."""
         k, means = N_MOMENTS, self._means(excess, self.basis)
-        j = self.newton(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
+        j = network(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
         missing = wanted - means[:, :k]
         if not self.config.centred:
             return self._exponent((j * missing[:, None]).sum(2), means, self.basis)

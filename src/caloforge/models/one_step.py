@@ -14,8 +14,8 @@ are, up to those of fourth order, which make the derivatives. Where its share is
 layer takes that then, and the others are tilted once more for what is left. R is the teacher's; F, mu, rho and J are
 trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F
 on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``,
-F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013) between
-whitened observables of real and generated showers of the same particles, along random directions.
+F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143,
+2013) between whitened observables of real and generated showers of the same particles, along random directions.
 """
 
 from collections.abc import Iterator

@@ -92,7 +92,7 @@ class OneStepConfig:
 
     def __post_init__(self) -> None:
         require_sizes(
-            self, "per_layer", "depth", "layer_width", "layer_depth", "n_nodes", "n_knots", "n_read",
+            self, "per_layer", "depth", "layer_width", "layer_depth", "layer_bins", "n_nodes", "n_knots", "n_read",
             "pair_steps", "n_slices",
         )  # fmt: skip
         if self.n_knots < 3 or self.n_read < 3 or self.n_nodes < 2 or self.pair_weight < 0 or not self.layer_rate > 0:
@@ -147,7 +147,8 @@ class OneStep(Generator):
     read: Tensor
     first: Tensor
     per_node: Tensor
-    log_e: Tensor
+    q: Tensor
+    log_e: Tensor  # interpolation coefficients of q
     first_g: Tensor
     first_v: Tensor
 
@@ -205,8 +206,11 @@ class OneStep(Generator):
         g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
         q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
-        for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "log_e"):
+        for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
             self.register_buffer(name, torch.zeros(()))
+        self.register_buffer("log_e", torch.zeros(()), persistent=False)
+        self.register_load_state_dict_pre_hook(_tables_of_before)
+        self.register_load_state_dict_post_hook(lambda model, _: model.adopt_q(model.q))  # type: ignore[no-untyped-call]
         if self.planar:
             self.register_buffer("units", torch.ones(()))
             self.register_buffer("basis", torch.ones(()), persistent=False)
@@ -248,6 +252,11 @@ class OneStep(Generator):
         self.lowest, self.per_g = lowest.float(), ((self.config.n_read - 1) / (G_MAX - lowest)).float()
         self.read = torch.stack([g[:, :-1], g.diff(dim=1)], dim=2).flatten(0, 1).float()
         self.first, self.per_node = nodes[:, 0].float(), (1 / (nodes[:, 1] - nodes[:, 0])).float()
+        self.adopt_q(q)
+
+    def adopt_q(self, q: Tensor) -> None:
+        """Set the tables q (n_nodes, K, n_knots)."""
+        self.q = q.float()
         # Rows (a, b, c, d) of a + b p + c f + d p f: p along the margins, f along the nodes. Cell 0 is the empty voxel.
         upper = torch.cat([q[1:], q[-1:]])
         low, high = (torch.cat([torch.full_like(v[..., :1], EMPTY), v], dim=2) for v in (q, upper))
@@ -533,6 +542,13 @@ def feature_order(n_layers: int, per_layer: int, brightest: bool) -> Tensor:
         return torch.arange(per_layer * n_layers)
     first, kind = torch.arange(2 * n_layers), torch.arange(per_layer - 2)[:, None]
     return torch.cat([first, 2 * n_layers + ((per_layer - 2) * torch.arange(n_layers) + kind).flatten()])
+
+
+def _tables_of_before(model: OneStep, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Read models that were saved with log_e instead of q."""
+    if f"{prefix}log_e" in weights:
+        nodes, knots = model.config.n_nodes, model.config.n_knots
+        weights[f"{prefix}q"] = weights.pop(f"{prefix}log_e")[:, 0].reshape(nodes, -1, knots + 1)[:, :, 1:]
 
 
 def _shares(n_layers: int) -> Tensor:

@@ -4,18 +4,19 @@ The rules, for V voxels in L layers:
 
 * voxels below 1 keV count as empty, or below the faintest (FAINTEST) of the filled ones, if that is 0.1 to 1 keV;
 * positions count at the depth where the straight lines of the particles meet the centres of energy best;
-* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does,
-  or there are more than eight layers; as logarithms beside the deposited fraction where one layer always (99.9 %) holds
-  more than 3 % of a shower and there are several; and as fractions otherwise;
+* layer energies are features as logarithms where the response fluctuates by more than 20 %, as that of hadrons does;
+  as ratios to one layer beside the deposited fraction where there are more than eight; as logarithms beside that
+  fraction where one layer always (99.9 %) holds more than 3 % of a shower and there are several; and as fractions
+  otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
-  both axes and V is at most 2,048;
+  both axes and V is at most 2,048, and so is the share of each layer's brightest voxel;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
   each; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
   a few thousand showers are soon known by heart, for 500;
-* the student imposes moments of x and y like its teacher; it has hidden layers of 128 up to 600 voxels, 192 up to
-  1,000, and 256 beyond, and of 256 for the layers; it takes 5,000 steps of 512 pairs, or 2,500 of 128 beyond 2,048
-  voxels.
+* the student imposes moments of x and y and brightest voxels like its teacher, and keeps its layer flow where there are
+  more than eight layers; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for
+  the layers; it takes 5,000 steps of 512 pairs, or 2,500 of 128 beyond 2,048 voxels.
 
 A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
 kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
@@ -75,12 +76,12 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     incident, layers = showers.incident, _layers(showers)
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
-    n_features = geometry.n_layers * (7 if impose and not polar else 4)
+    n_features = geometry.n_layers * ((7 if impose and not polar else 4) + impose)
     n = steps or (1500 if n_features <= MANY_FEATURES else 500)
     teacher = Recipe(
         CopulaConfig(layer_bins=12 if n_features <= MANY_FEATURES else 8),
         PreprocessConfig(
-            impose=kind if impose else "none", layers=layers, threshold_mev=_threshold(showers),
+            impose=kind if impose else "none", brightest=impose, layers=layers, threshold_mev=_threshold(showers),
             depth_mm=_depth(showers),
         ),
         TrainConfig(
@@ -94,7 +95,9 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     student = Recipe(
         OneStepConfig(
             impose=impose and not polar, centred=not straight, width=width, layer_width=256, layer_depth=3,
-            layer_activation="silu", layer_rate=4.0, rings=mirror and polar and impose, pair_steps=n,
+            layer_activation="silu", layer_rate=4.0,
+            layers_by="flow" if geometry.n_layers > FEW_LAYERS else "regression",
+            rings=mirror and polar and impose, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(
@@ -107,8 +110,10 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
 
 def _layers(showers: Showers) -> Layers:
     response, layers = showers.total / showers.incident.energy, showers.layer_energy
-    if response.std() > FLUCTUATES * response.mean() or layers.shape[1] > FEW_LAYERS:
+    if response.std() > FLUCTUATES * response.mean():
         return "logs"
+    if layers.shape[1] > FEW_LAYERS:
+        return "ratios"
     largest = layers[:, layers.mean(0).argmax()] / np.maximum(showers.total, 1e-9)
     return "rest" if layers.shape[1] > 1 and np.quantile(largest, 0.001) > LEAST_LARGEST else "fractions"
 

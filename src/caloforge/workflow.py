@@ -287,7 +287,7 @@ def demo(output: Path, *, train_first: bool, seed: int) -> None:
     test = io.read(hub.sample("calogan-eplus-test"))
     with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".demo-") as folder:
         work = Path(folder) / "demo-report"
-        model = hub.model("calogan-eplus")
+        model = hub.model("calogan-eplus-one-step")
         if train_first:
             fast = train("calogan-eplus-train", Path(folder) / "model", recipe=hub.DATA / "recipes" / "demo.toml")
             model = Path(folder) / "model"

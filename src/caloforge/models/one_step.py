@@ -209,7 +209,7 @@ class OneStep(Generator):
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("log_e", torch.zeros(()), persistent=False)
-        self.register_load_state_dict_pre_hook(_tables_of_before)
+        self.register_load_state_dict_pre_hook(_tables_of_before)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(lambda model, _: model.adopt_q(model.q))  # type: ignore[no-untyped-call]
         if self.planar:
             self.register_buffer("units", torch.ones(()))

@@ -9,7 +9,7 @@ The rules, for V voxels in L layers:
   fraction where one layer always (99.9 %) holds more than 3 % of a shower and there are several; and as fractions
   otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
-  both axes and V is at most 2,048, and so is the share of each layer's brightest voxel;
+  both axes and V is at most 2,048, and with those the share of each layer's brightest voxel;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
   each; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
@@ -76,13 +76,13 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     incident, layers = showers.incident, _layers(showers)
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
-    n_features = geometry.n_layers * ((7 if impose and not polar else 4) + impose)
+    n_features = geometry.n_layers * (8 if impose and not polar else 4)
     n = steps or (1500 if n_features <= MANY_FEATURES else 500)
     teacher = Recipe(
         CopulaConfig(layer_bins=12 if n_features <= MANY_FEATURES else 8),
         PreprocessConfig(
-            impose=kind if impose else "none", brightest=impose, layers=layers, threshold_mev=_threshold(showers),
-            depth_mm=_depth(showers),
+            impose=kind if impose else "none", brightest=impose and not polar, layers=layers,
+            threshold_mev=_threshold(showers), depth_mm=_depth(showers),
         ),
         TrainConfig(
             steps=n, batch=512, lr=3e-3, weight_decay=0.02, warmup=min(200, n // 4), mirror=mirror,

@@ -74,7 +74,7 @@ class Par04VAE(Generator):
         return logits
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
-        return torch.sigmoid(self._logits(z, c))
+        return 1 / (1 + torch.exp(-self._logits(z, c)))  # ONNX Runtime's own sigmoid is off by 1e-7, a filled voxel
 
 
 def _dense(n_in: int, widths: tuple[int, ...]) -> nn.Sequential:

@@ -192,7 +192,10 @@ def test_the_depth_is_that_of_the_centre_of_energy() -> None:
     assert 1e-4 <= _threshold(showers) <= 1e-3
 
 
-def test_the_default_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_default_from_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("caloforge.default.N_PAIRS", 2000)
     write(small_showers(PLANAR, n=800), tmp_path / "truth.h5")
     folder = tmp_path / "run"
     assert run(["train", str(tmp_path / "truth.h5"), "-o", str(folder), "--steps", "12", "--threads", "1"]) == 0

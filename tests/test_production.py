@@ -138,7 +138,9 @@ def test_ctrl_c_keeps_finished_chunks_and_is_one_sentence(tmp_path: Path) -> Non
 def interrupted(folder: Path) -> tuple[int | None, str, list[psutil.Process]]:
     """Exit code, standard error and former workers of a production that is interrupted; '' if it had to be killed."""
     words = ["simulate", "calogan", "--engine", "parametric", "-n", "60000", "--workers", "2", "-o", "a.h5"]
-    run = subprocess.Popen([sys.executable, "-m", "caloforge", *words], env=ENVIRONMENT, cwd=folder, text=True,
+    # A test run that is itself a background job ignores the signal, and so would this process.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "caloforge", *words]
+    run = subprocess.Popen(command, env=ENVIRONMENT, cwd=folder, text=True,
                            stderr=subprocess.PIPE, start_new_session=True)  # fmt: skip
     wait_until(lambda: list((folder / "a.h5.parts").glob("chunk-*.h5")))
     left = workers(run.pid)

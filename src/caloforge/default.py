@@ -9,12 +9,12 @@ The rules, for V voxels in L layers:
   fraction where one layer always (99.9 %) holds more than 3 % of a shower and there are several; and as fractions
   otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
-  both axes and V is at most 2,048, and with those the share of each layer's brightest voxel;
+  both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
   each; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
   a few thousand showers are soon known by heart, for 500;
-* the student imposes moments of x and y and brightest voxels like its teacher, and keeps its layer flow where there are
+* the student imposes moments of x and y like its teacher, and keeps its layer flow where there are
   more than eight layers; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for
   the layers; it takes 5,000 steps of 512 pairs, or 2,500 of 128 beyond 2,048 voxels.
 
@@ -76,12 +76,12 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     incident, layers = showers.incident, _layers(showers)
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
-    n_features = geometry.n_layers * (8 if impose and not polar else 4)
+    n_features = geometry.n_layers * (7 if impose and not polar else 4)
     n = steps or (1500 if n_features <= MANY_FEATURES else 500)
     teacher = Recipe(
         CopulaConfig(layer_bins=12 if n_features <= MANY_FEATURES else 8),
         PreprocessConfig(
-            impose=kind if impose else "none", brightest=impose and not polar, layers=layers,
+            impose=kind if impose else "none", layers=layers,
             threshold_mev=_threshold(showers), depth_mm=_depth(showers),
         ),
         TrainConfig(

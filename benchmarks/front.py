@@ -29,6 +29,7 @@ import results
 import torch
 from front_plot import DATASETS, Published, published
 from gans import sample_of
+from ship import compact
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
@@ -83,7 +84,8 @@ def measure(name: str, n_test: int | None, repeats: int, engines: tuple[str, ...
         judged = {"sample": sample, "n_test": len(test), "seed": SEED, "repeats": repeats}
         names = (*SCORES, "response/mean", "response/core_width")
         kept = {key: asdict(report.scores[key]) for key in names if key in report.scores}
-        fast.with_card(scores=fast.card.scores | judged | kept).save(folder, half=True, helpers=False)
+        fresh = FastSim.load(folder).with_card(scores=fast.card.scores | judged | kept)
+        compact(fresh).save(folder, half=True, helpers=False)
     return plain({
         "family": fast.card.family,
         "sample": sample, "n_test": len(test), "seed": SEED, "repeats": repeats,

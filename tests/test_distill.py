@@ -73,10 +73,13 @@ def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -
     showers = small_showers(geometry, n=300)
     recipes = choose(showers, steps=20)
     assert recipes.student.model.rings  # type: ignore[union-attr]
+    assert not recipes.student.model.impose  # type: ignore[union-attr]
     preprocess = replace(recipes.teacher.preprocess, layers=layers)
     old = FastSim.create(geometry, CopulaConfig(8, 1, 4), valid=showers.incident, preprocess=preprocess)
     fit(old, showers, TrainConfig(steps=5, batch=128, warmup=1, bf16=False, mirror=True, log_every=5))
-    student = distill(old, showers, replace(STUDENT, rings=True, pair_steps=10), replace(TRAIN, steps=20), n_pairs=500)
+    student = distill(
+        old, showers, replace(STUDENT, rings=True, recount=True, pair_steps=10), replace(TRAIN, steps=20), n_pairs=500
+    )
     generator = student.generator
     assert isinstance(generator, OneStep)
     assert generator.n_rings == 6
@@ -91,7 +94,7 @@ def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -
 
 def test_moments_stand_in_the_students_order() -> None:
     moments = Moments(PLANAR).values(torch.tensor(SHOWERS.energy))  # by layers: x, y, ln xx, ln yy, xy
-    order = feature_order(2, 7, False)
+    order = feature_order(2, 7, True)
     assert order[:4].tolist() == [0, 1, 2, 3]
     by_kind = moments[:, order[4:] - 4]
     torch.testing.assert_close(by_kind[:, :2], moments[:, [0, 5]])
@@ -118,6 +121,18 @@ def test_a_student_may_keep_its_teachers_layer_flow(impose: Any, layers: Any, br
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     export(student, tmp_path / "student.onnx")  # refused where the graph gives other showers
+
+
+def test_a_discriminator_trains_with_the_student_and_is_not_needed_afterwards(tmp_path: Path) -> None:
+    config = replace(STUDENT, judge_width=8, pair_steps=10)
+    student = distill(teacher(), SHOWERS, config, replace(TRAIN, steps=20), n_pairs=500, folder=tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert "loss/discriminator" not in rows[0]
+    assert 0 < rows[1]["loss/discriminator"] < 5
+    student.save(tmp_path / "student", helpers=False)
+    again = FastSim.load(tmp_path / "student")
+    some = SHOWERS.incident[:20]
+    np.testing.assert_array_equal(again.simulate(some, seed=1).energy, student.simulate(some, seed=1).energy)
 
 
 def test_regression_and_matching_bring_the_student_to_its_teacher(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ The rules, for V voxels in L layers:
   a few thousand showers are soon known by heart, for 500;
 * the student imposes moments of x and y like its teacher, and keeps its layer flow where there are
   more than eight layers; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for
-  the layers; it takes 5,000 steps of 512 pairs, or 2,500 of 128 beyond 2,048 voxels.
+  the layers, and counts filled voxels twice beyond 600 voxels; it takes 5,000 steps of 512 pairs, or 2,500 of 128
+  beyond 2,048 voxels.
 
 A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
 kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from .evaluate import Report
 
 LARGEST_IMPOSED = 2048  # voxels
-MANY_VOXELS, MANY_FEATURES = 2048, 40
+FEW_VOXELS, MANY_VOXELS, MANY_FEATURES = 600, 2048, 40
 N_PAIRS, LARGEST_PAIRS = 60_000, 80_000_000  # pairs of noise and showers, and numbers in their showers
 HELD_OUT = 0.1
 FEWEST = 50  # showers to judge on
@@ -90,14 +91,15 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
         ),
     )  # fmt: skip
     many = geometry.n_voxels > MANY_VOXELS
-    width = 128 if geometry.n_voxels <= 600 else 192 if geometry.n_voxels <= 1000 else 256
+    width = 128 if geometry.n_voxels <= FEW_VOXELS else 192 if geometry.n_voxels <= 1000 else 256
     n = steps or (2500 if many else 5000)
     student = Recipe(
         OneStepConfig(
             impose=impose and not polar, centred=not straight, width=width, layer_width=256, layer_depth=3,
             layer_activation="silu", layer_rate=4.0,
             layers_by="flow" if geometry.n_layers > FEW_LAYERS else "regression",
-            rings=mirror and polar and impose, pair_steps=n,
+            rings=mirror and polar and impose,
+            recount=geometry.n_voxels > FEW_VOXELS, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

@@ -15,7 +15,7 @@ from .models.base import LayerFlow
 from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
 from .models.flow_matching import FlowMatching
 from .models.mean_flow import MeanFlow, MeanFlowConfig
-from .models.one_step import N_MOMENTS, REACH, OneStep, OneStepConfig, Pairs, feature_order
+from .models.one_step import REACH, OneStep, OneStepConfig, Pairs, feature_order
 from .preprocess import PreprocessConfig, ShowerTransform
 from .showers import Showers
 from .tilt import Moments
@@ -44,7 +44,8 @@ def student_of(teacher: FastSim, config: OneStepConfig, *, seed: int = 0) -> Fas
         )
     old = PreprocessConfig(**teacher.card.preprocess)
     config = replace(
-        config, per_layer=transform.n_globals // transform.n_layers, brightest=old.brightest, layers=old.layers,
+        config, per_layer=transform.n_globals // transform.n_layers, brightest=old.brightest,
+        radial=old.impose == "radial", layers=old.layers,
         correlate=old.correlate, n_read=transform.layers.table.shape[1],
     )  # fmt: skip
     if config.layers_by == "flow":
@@ -92,7 +93,8 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         g[-n:] = torch.exp(g[-n:]).clamp_max(1.0)
     if student.imposes:
         reach = [1e-3 * student.places[:, student.members.index == k].square().mean().sqrt() for k in range(n)]
-        units = _scale_moments(g[2 * n : (2 + N_MOMENTS) * n], LEAST_UNIT * torch.stack(reach))
+        scale = _scale_radial if config.radial else _scale_moments
+        units = scale(g[2 * n : (2 + student.n_moments) * n], LEAST_UNIT * torch.stack(reach))
         student.adopt_units(1e3 * units)
     q = torch.stack(rows)  # (J, V, K)
     shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_add_(1, student.ring, q)
@@ -104,8 +106,8 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
 
 
 def _order(transform: ShowerTransform) -> Tensor:
-    brightest = isinstance(transform.imposed, Moments) and transform.imposed.brightest
-    return feature_order(transform.n_layers, transform.n_globals // transform.n_layers, brightest)
+    imposed = isinstance(transform.imposed, Moments)
+    return feature_order(transform.n_layers, transform.n_globals // transform.n_layers, imposed)
 
 
 def _scale_moments(g: Tensor, least: Tensor) -> Tensor:
@@ -118,6 +120,15 @@ def _scale_moments(g: Tensor, least: Tensor) -> Tensor:
     g[: 2 * n] /= units.reshape(-1, 1)
     g[2 * n : 4 * n] = torch.exp(g[2 * n : 4 * n]) / units.reshape(-1, 1) ** 2
     return units
+
+
+def _scale_radial(g: Tensor, least: Tensor) -> Tensor:
+    """The same of tables (2 L, K) of r [m] and ln var r; its units [m], (1, L)."""
+    n = len(g) // 2
+    units = torch.exp(0.5 * g[n:, g.shape[1] // 2]).clamp_min(least)
+    g[:n] /= units[:, None]
+    g[n:] = torch.exp(g[n:]) / units[:, None] ** 2
+    return units[None]
 
 
 @torch.no_grad()

@@ -7,9 +7,9 @@ few operations what its teacher's networks and preprocessing do in many. With th
     m = mu + exp(rho) z_v R + shift       margin of a voxel over its threshold; mu and rho depend on g and c
     e = exp q(m, ln E_l)                  of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
 
-shift moves the margins of a layer so that the expected number of filled voxels is n_l and one voxel is filled. Where
+shift moves the margins of a layer so that about n_l voxels are filled, and one at least. Where
 moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
-with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there
+or (r, r^2), with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there
 are, up to those of fourth order, which make the derivatives. Where its share is imposed too, the brightest voxel of a
 layer takes that then, and the others are tilted once more for what is left. R is the teacher's; F, mu, rho and J are
 trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F
@@ -37,8 +37,10 @@ REACH = 9.0  # largest margin of the tables
 G_MAX = 4.5  # largest feature of a layer
 BELOW = 1.5  # how far below the threshold a margin still counts in the regression
 N_BRIGHTEST = 2
-N_MOMENTS = 5  # of a layer: x, y, x^2, y^2, xy
-POWERS = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
+# Powers of x and y, or of r, up to the fourth; of a layer the first N_PLANAR or N_RADIAL after 1 are its moments.
+PLANAR = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
+RADIAL = tuple((n,) for n in range(5))
+N_PLANAR, N_RADIAL = 5, 2
 LARGEST = 2.0  # |lambda b|
 FEW_LAYERS = 8  # beyond, layers that hold next to nothing are common, and decoding their logarithms takes float64
 NEWTON_STEPS = 12  # of the exact lambda
@@ -51,23 +53,28 @@ LEAST_PART = 0.01  # of a layer's energy in all but its brightest voxel, where t
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
 TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
+SHARPER = 24.0  # the same in the second count, whose step goes no further than MOST
+JUDGE_GAMMA = 0.1  # gradient penalty of the discriminator
+LEAST_SLOPE, MOST = 0.25, 0.3
 
 
 @dataclass(frozen=True)
 class OneStepConfig:
-    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments, and one more with brightest, the
-    imposed share of the brightest voxel; layers: how they hold the layer energies, correlate: whether R is more than a
+    """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments of x and y, and one more with
+    brightest, the imposed share of the brightest voxel; radial: whether moments of r are imposed; layers: how they hold the layer energies, correlate: whether R is more than a
     diagonal (``PreprocessConfig``); impose: whether the student too imposes moments, or only knows them; centred: with
     b about the centre that is there, for showers off the axis; width, depth: hidden layers for mu, rho and J;
     layer_width, layer_depth, layer_activation: for F, whose regression has ``layer_rate`` times the learning rate;
     layers_by: "flow" keeps the teacher's layer flow in place of F, exact and slower, with ``layer_depth`` transforms of
     ``layer_width`` hidden units, layer_bins, layer_passes and layer_fast, all of which distill sets; rings: whether
-    voxels that the rotations of a polar mesh exchange share mu, rho and q; n_nodes, n_knots: layer energies and margins
+    voxels that the rotations of a polar mesh exchange share mu, rho and q; recount: whether the filled voxels are
+    counted a second time, which brings their number nearer to n_l; n_nodes, n_knots: layer energies and margins
     in the tables q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the
     regression in the second; n_slices: random directions."""
 
     per_layer: int = 4
     brightest: bool = False
+    radial: bool = False
     layers: Layers = "fractions"
     correlate: bool = True
     impose: bool = True
@@ -83,12 +90,15 @@ class OneStepConfig:
     layer_passes: int = 5
     layer_fast: Fast = "density"
     rings: bool = False
+    recount: bool = False
     n_nodes: int = 12
     n_knots: int = 48
     n_read: int = 246
     pair_steps: int = 2000
     pair_weight: float = 0.1
     n_slices: int = 128
+    judge_width: int = 0
+    judge_weight: float = 0.1
 
     def __post_init__(self) -> None:
         require_sizes(
@@ -131,6 +141,7 @@ class Decoded:
 class OneStep(Generator):
     """Student with the teacher's tables; its features x are voxel energies [MeV], (N, V)."""
 
+    helpers = ("judge",)
     exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "units")  # where there are such
 
     ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
@@ -163,7 +174,8 @@ class OneStep(Generator):
         geometry = sizes.mesh("one_step")
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
-        self.planar = config.per_layer - config.brightest == 2 + N_MOMENTS
+        planar = config.per_layer - config.brightest == 2 + N_PLANAR
+        self.powers, self.n_moments = (RADIAL, N_RADIAL) if config.radial else (PLANAR, N_PLANAR if planar else 0)
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
@@ -174,7 +186,7 @@ class OneStep(Generator):
             self.register_buffer("largest", functional.one_hot(torch.tensor(0), n_layers).float())
         n_in = self.n_globals + n_c
         self.layers: LayerFlow | nn.Sequential
-        self.order = feature_order(n_layers, config.per_layer, config.brightest).tolist()
+        self.order = feature_order(n_layers, config.per_layer, self.n_moments > 0 or config.brightest).tolist()
         if config.layers_by == "flow":
             self.layers = LayerFlow(
                 replace(sizes, n_globals=self.n_globals), hidden=config.layer_width, transforms=config.layer_depth,
@@ -184,10 +196,14 @@ class OneStep(Generator):
             self.layers = _mlp(n_in, config.layer_width, config.layer_depth, self.n_globals, config.layer_activation)
         full = config.correlate and n_voxels <= LARGEST_COVARIANCE
         self.register_buffer("root", torch.eye(n_voxels) if full else torch.ones(n_voxels))
-        self.imposes = config.impose and self.planar
+        self.judge: nn.Sequential | None = None
+        if config.judge_width:
+            n_observables = n_c + 1 + n_layers * (6 + N_BRIGHTEST)
+            self.judge = _mlp(n_observables, config.judge_width, 2, 1, "silu")
+        self.imposes = config.impose and self.n_moments > 0
         self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
-            shape = (n_in + (len(POWERS) - 1) * n_layers, config.width, 2, N_MOMENTS**2 * n_layers)
+            shape = (n_in + (len(self.powers) - 1) * n_layers, config.width, 2, self.n_moments**2 * n_layers)
             self.newton = _mlp(*shape)
             if config.brightest:
                 self.newton_rest = _mlp(*shape)
@@ -203,7 +219,8 @@ class OneStep(Generator):
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         g = torch.linspace(-G_MAX, G_MAX, config.n_read).repeat(self.n_globals, 1)
-        g[4 * n_layers : 6 * n_layers] = g[4 * n_layers : 6 * n_layers].exp()  # variances, if there are any
+        variances = slice(3 * n_layers, 4 * n_layers) if config.radial else slice(4 * n_layers, 6 * n_layers)
+        g[variances] = g[variances].exp()  # if there are any
         q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
@@ -211,11 +228,11 @@ class OneStep(Generator):
         self.register_buffer("log_e", torch.zeros(()), persistent=False)
         self.register_load_state_dict_pre_hook(_tables_of_before)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(lambda model, _: model.adopt_q(model.q))  # type: ignore[no-untyped-call]
-        if self.planar:
+        if self.n_moments:
             self.register_buffer("units", torch.ones(()))
             self.register_buffer("basis", torch.ones(()), persistent=False)
             self.register_load_state_dict_post_hook(lambda model, _: model.adopt_units(model.units))  # type: ignore[no-untyped-call]
-            self.adopt_units(torch.full((2, n_layers), 10.0))
+            self.adopt_units(torch.full((1 if config.radial else 2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
 
     def _rings(self) -> Tensor:
@@ -230,12 +247,13 @@ class OneStep(Generator):
         return torch.from_numpy(np.unique(images.min(0), return_inverse=True)[1].reshape(-1))
 
     def adopt_units(self, units: Tensor) -> None:
-        """Count moments along x and y in these lengths [mm], (2, L)."""
+        """Count moments along x and y, or of r, in these lengths [mm], (2, L) or (1, L)."""
         self.units = units.to(self.places)
-        x, y = self.places / self.units[:, self.members.index]
-        values = torch.stack([x**a * y**b for a, b in POWERS], dim=1)
+        places = self.places.norm(dim=0, keepdim=True) if self.config.radial else self.places
+        places = places / self.units[:, self.members.index]
+        values = torch.stack([(places ** torch.tensor(power)[:, None]).prod(0) for power in self.powers], dim=1)
         if self.alike:
-            self.basis = values.reshape(self.n_layers, -1, len(POWERS))
+            self.basis = values.reshape(self.n_layers, -1, len(self.powers))
         else:
             self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
 
@@ -275,6 +293,9 @@ class OneStep(Generator):
         if self.imposes:
             networks = [self.newton, *([self.newton_rest] if self.config.brightest else [])]
             yield Objective("tilt", [p for v in networks for p in v.parameters()], self._tilt_loss, every=2)
+        if self.judge is not None:
+            judge = list(self.judge.parameters())
+            yield Objective("discriminator", judge, self._judge_loss, since=steps or 0, betas=(0.0, 0.99))
         if steps is None:
             yield Objective("showers", layers + voxels, self._shower_loss)
         elif not by_flow:
@@ -328,10 +349,10 @@ class OneStep(Generator):
         """lambda b (N, V) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
         e, wanted, basis, products = excess.double(), wanted.double(), self.basis.double(), self._products()
         power, exponent, start = torch.zeros_like(wanted), torch.zeros_like(e), self._means(e, basis)
-        tiny = 1e-6 * torch.eye(N_MOMENTS).to(power)
+        tiny = 1e-6 * torch.eye(self.n_moments).to(power)
         for _ in range(NEWTON_STEPS):
             means = self._means(e * torch.exp(exponent.clamp(-LARGEST, LARGEST)), basis)
-            first = means[:, :N_MOMENTS]
+            first = means[:, : self.n_moments]
             missing = wanted - first
             curvature = means[:, products] - first[:, :, None] * first[:, None]  # (N, K, K, L)
             step = torch.linalg.solve(curvature.movedim(3, 1) + tiny, missing.movedim(2, 1)[..., None])
@@ -343,20 +364,36 @@ class OneStep(Generator):
 
     def _products(self) -> list[list[int]]:
         """Where the products of two functions b stand among the powers, counted after the first one, which is 1."""
-        used = POWERS[1 : 1 + N_MOMENTS]
-        return [[POWERS.index((a + c, b + d)) - 1 for c, d in used] for a, b in used]
+        used = self.powers[1 : 1 + self.n_moments]
+        return [[self.powers.index(tuple(map(sum, zip(a, b, strict=True)))) - 1 for b in used] for a in used]
 
     def _shower_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
-        z = randn_like(x.new_empty(len(x), self.n_noise), generator)
-        made = self._decoded(z, c)
-        real = self._observables(x, (x > 0).to(x.dtype), c)
-        soft = torch.sigmoid(SHARPNESS * made.m)
-        filled = (made.m > 0).to(x.dtype) + soft - soft.detach()
-        fake = self._observables(made.e, filled, c)
-        loss = energy_distance(*_whitened(real, fake), self.config.n_slices, generator)
+        real, fake = self._observed(x, c, generator)
+        loss = energy_distance(real, fake, self.config.n_slices, generator)
+        if self.judge is not None:
+            loss = loss + self.config.judge_weight * functional.softplus(-self.judge(fake)).mean()
         if self.pairs is not None and self.config.pair_weight:
             loss = loss + self.config.pair_weight * self._layer_loss(x, c, generator)
         return loss
+
+    def _judge_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        assert self.judge is not None
+        with torch.no_grad():
+            real, fake = self._observed(x, c, generator)
+        with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            real, fake = real.float().requires_grad_(), fake.float()
+            of_real = self.judge(real)
+            slope = torch.autograd.grad(of_real.sum(), real, create_graph=True)[0]
+            loss = functional.softplus(-of_real).mean() + functional.softplus(self.judge(fake)).mean()
+            return torch.as_tensor(loss + 0.5 * JUDGE_GAMMA * slope.square().sum(1).mean())
+
+    def _observed(self, x: Tensor, c: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Whitened observables of real showers and of new ones of the same particles, (N, D) each."""
+        made = self._decoded(randn_like(x.new_empty(len(x), self.n_noise), generator), c)
+        real = self._observables(x, (x > 0).to(x.dtype), c)
+        soft = torch.sigmoid(SHARPNESS * made.m)
+        filled = (made.m > 0).to(x.dtype) + soft - soft.detach()
+        return _whitened(real, self._observables(made.e, filled, c))
 
     def _observables(self, e: Tensor, filled: Tensor, c: Tensor) -> Tensor:
         """Conditions, and each layer's energy, number of filled voxels, centre, widths and brightest voxels: (N, D)."""
@@ -416,7 +453,7 @@ class OneStep(Generator):
             e = self.members.spread(part * layers / self.members.sums(top).clamp_min(1.0)) * top
             n, others, made, layers = n - 1, filled - top, made * (1 - top), layers * (1 - part)
             if self.imposes:
-                part, there = part[:, None], self._means(top, self.basis)[:, :N_MOMENTS]
+                part, there = part[:, None], self._means(top, self.basis)[:, : self.n_moments]
                 tilts.append((self.newton_rest, made, (tilts[0][2] - part * there) / (1 - part).clamp_min(LEAST_PART)))
                 made = self._tilted(*tilts[1], given)
         n = n.clamp_min(1.0)
@@ -457,11 +494,15 @@ class OneStep(Generator):
         if self.config.rings:
             mu, rho = mu.index_select(1, self.ring), rho.index_select(1, self.ring)
         own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
-        missing = raw[:, n_layers : 2 * n_layers] - self.members.sums(torch.sigmoid(SHARPNESS * own))
-        m = own + self.members.spread(missing * rate)
+        wanted, sums, spread = raw[:, n_layers : 2 * n_layers], self.members.sums, self.members.spread
+        m = own + spread((wanted - sums(torch.sigmoid(SHARPNESS * own))) * rate)
+        if self.config.recount:
+            filled = torch.sigmoid(SHARPER * m)
+            slope = SHARPER * sums(filled * (1 - filled)).clamp_min(LEAST_SLOPE)
+            m = m + spread(((wanted.floor().clamp_min(1.0) - sums(filled)) / slope).clamp(-MOST, MOST))
         if self.config.layers != "fractions":  # in which the border of an empty layer is smeared: it may stay empty
             # One voxel at least to hold the layer's energy.
-            m = m + self.members.spread((LEAST - self.members.largest(m)).clamp_min(0.0))
+            m = m + spread((LEAST - self.members.largest(m)).clamp_min(0.0))
         return m, torch.where(own >= 0, own, m)
 
     def _log_energy(self, m: Tensor, log_layers: Tensor) -> Tensor:
@@ -478,20 +519,23 @@ class OneStep(Generator):
 
     def _wanted(self, raw: Tensor) -> Tensor:
         """Means of the functions b in every layer that the layer features ask for, (N, K, L)."""
-        moments = raw[:, 2 * self.n_layers : (2 + N_MOMENTS) * self.n_layers]
+        moments = raw[:, 2 * self.n_layers : (2 + self.n_moments) * self.n_layers]
+        if self.config.radial:
+            r, rr = torch.split(moments, self.n_layers, 1)
+            return torch.stack([r, rr + r * r], dim=1)
         x, y, xx, yy, correlation = torch.split(moments, self.n_layers, 1)
         means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
-        return torch.cat(means, dim=1).reshape(-1, N_MOMENTS, self.n_layers)
+        return torch.cat(means, dim=1).reshape(-1, self.n_moments, self.n_layers)
 
     def _tilted(self, network: nn.Sequential, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         return excess * torch.exp(self._tilt(network, excess, wanted, given).clamp(-LARGEST, LARGEST))
 
     def _tilt(self, network: nn.Sequential, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         """lambda b (N, V) of one Newton step towards the moments that are wanted."""
-        k, means = N_MOMENTS, self._means(excess, self.basis)
+        k, means = self.n_moments, self._means(excess, self.basis)
         j = network(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
         missing = wanted - means[:, :k]
-        if not self.config.centred:
+        if self.config.radial or not self.config.centred:
             return self._exponent((j * missing[:, None]).sum(2), means, self.basis)
         x, y, dx, dy = means[:, :1], means[:, 1:2], missing[:, :1], missing[:, 1:2]
         shifted = missing[:, 2:] - torch.cat([2 * x * dx, 2 * y * dy, x * dy + y * dx], dim=1)
@@ -506,13 +550,13 @@ class OneStep(Generator):
         if self.alike:
             sums = (e.reshape(-1, self.n_layers, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0)
         else:
-            sums = (e @ basis).reshape(-1, len(POWERS), self.n_layers)
+            sums = (e @ basis).reshape(-1, len(self.powers), self.n_layers)
         return sums[:, 1:] / sums[:, :1].clamp_min(1e-9)
 
     def _exponent(self, power: Tensor, means: Tensor, basis: Tensor) -> Tensor:
         """lambda (b - <b>) of the voxels, (N, V); lambda (N, K, L)."""
-        size = 1 + N_MOMENTS
-        power = torch.cat([-(power * means[:, :N_MOMENTS]).sum(1, keepdim=True), power], dim=1)
+        size = 1 + self.n_moments
+        power = torch.cat([-(power * means[:, : self.n_moments]).sum(1, keepdim=True), power], dim=1)
         if not self.alike:
             return power.flatten(1) @ basis[:, : size * self.n_layers].T
         return (power.permute(2, 0, 1) @ basis[:, :, :size].transpose(1, 2)).transpose(0, 1).flatten(1)
@@ -533,12 +577,12 @@ def _mlp(n_in: int, width: int, depth: int, n_out: int, activation: Activation =
     return nn.Sequential(*steps, last)
 
 
-def feature_order(n_layers: int, per_layer: int, brightest: bool) -> Tensor:
+def feature_order(n_layers: int, per_layer: int, imposed: bool) -> Tensor:
     """Where the student's layer features stand among its teacher's: (G,).
 
-    Moments along x and y and what follows them stand one kind after the other, not by layers.
+    Imposed moments and what follows them stand one kind after the other, not by layers.
     """
-    if per_layer - brightest < 2 + N_MOMENTS and not brightest:
+    if not imposed:
         return torch.arange(per_layer * n_layers)
     first, kind = torch.arange(2 * n_layers), torch.arange(per_layer - 2)[:, None]
     return torch.cat([first, 2 * n_layers + ((per_layer - 2) * torch.arange(n_layers) + kind).flatten()])

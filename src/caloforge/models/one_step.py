@@ -7,15 +7,15 @@ few operations what its teacher's networks and preprocessing do in many. With th
     m = mu + exp(rho) z_v R + shift       margin of a voxel over its threshold; mu and rho depend on g and c
     e = exp q(m, ln E_l)                  of filled voxels, m > 0, and then closed to E_l; q are the teacher's tables
 
-shift moves the margins of a layer so that about n_l voxels are filled, and one at least. Where
-moments are imposed (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy),
-or (r, r^2), with lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there
-are, up to those of fourth order, which make the derivatives. Where its share is imposed too, the brightest voxel of a
-layer takes that then, and the others are tilted once more for what is left. R is the teacher's; F, mu, rho and J are
-trained in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F
-on many more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``,
-F alone on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143,
-2013) between whitened observables of real and generated showers of the same particles, along random directions.
+shift moves the margins of a layer so that about n_l voxels are filled, and one at least. Where moments are imposed
+(``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy), or (r, r^2), with
+lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there are,
+up to those of fourth order, which make the derivatives. Where its share is imposed too, the brightest voxel of a layer
+takes that then, and the others are tilted once more for what is left. R is the teacher's; F, mu, rho and J are trained
+in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F on many
+more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``, F alone
+on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013)
+between whitened observables of real and generated showers of the same particles, along random directions.
 """
 
 from collections.abc import Iterator
@@ -61,16 +61,17 @@ LEAST_SLOPE, MOST = 0.25, 0.3
 @dataclass(frozen=True)
 class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments of x and y, and one more with
-    brightest, the imposed share of the brightest voxel; radial: whether moments of r are imposed; layers: how they hold the layer energies, correlate: whether R is more than a
-    diagonal (``PreprocessConfig``); impose: whether the student too imposes moments, or only knows them; centred: with
-    b about the centre that is there, for showers off the axis; width, depth: hidden layers for mu, rho and J;
-    layer_width, layer_depth, layer_activation: for F, whose regression has ``layer_rate`` times the learning rate;
-    layers_by: "flow" keeps the teacher's layer flow in place of F, exact and slower, with ``layer_depth`` transforms of
-    ``layer_width`` hidden units, layer_bins, layer_passes and layer_fast, all of which distill sets; rings: whether
-    voxels that the rotations of a polar mesh exchange share mu, rho and q; recount: whether the filled voxels are
-    counted a second time, which brings their number nearer to n_l; n_nodes, n_knots: layer energies and margins
-    in the tables q; n_read: knots in the tables of g; pair_steps: steps of the first phase; pair_weight: of the
-    regression in the second; n_slices: random directions."""
+    brightest, the imposed share of the brightest voxel; radial: whether moments of r are imposed; layers: how they hold
+    the layer energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student
+    too imposes moments, or only knows them; centred: with b about the centre that is there, for showers off the axis;
+    width, depth: hidden layers for mu, rho and J; layer_width, layer_depth, layer_activation: for F, whose regression
+    has ``layer_rate`` times the learning rate; layers_by: "flow" keeps the teacher's layer flow in place of F, exact
+    and slower, with ``layer_depth`` transforms of ``layer_width`` hidden units, layer_bins, layer_passes and
+    layer_fast, all of which distill sets; rings: whether voxels that the rotations of a polar mesh exchange share mu,
+    rho and q; recount: whether the filled voxels are counted a second time, which brings their number nearer to n_l;
+    n_nodes, n_knots: layer energies and margins in the tables q; n_read: knots in the tables of g; pair_steps: steps of
+    the first phase; pair_weight: of the regression in the second; n_slices: random directions. judge_width: of a
+    discriminator of the whitened observables beside the energy distance, 0 for none; judge_weight: of its loss."""
 
     per_layer: int = 4
     brightest: bool = False
@@ -175,6 +176,7 @@ class OneStep(Generator):
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         planar = config.per_layer - config.brightest == 2 + N_PLANAR
+        self.powers: tuple[tuple[int, ...], ...]
         self.powers, self.n_moments = (RADIAL, N_RADIAL) if config.radial else (PLANAR, N_PLANAR if planar else 0)
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None

@@ -12,7 +12,7 @@ The rules, for V voxels in L layers:
   both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
-  each; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
+  each, or two where the student keeps it; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
   a few thousand showers are soon known by heart, for 500;
 * the student imposes moments of x and y like its teacher, and keeps its layer flow where there are
   more than eight layers; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for
@@ -77,10 +77,11 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     incident, layers = showers.incident, _layers(showers)
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
+    deep = geometry.n_layers > FEW_LAYERS
     n_features = geometry.n_layers * (7 if impose and not polar else 4)
     n = steps or (1500 if n_features <= MANY_FEATURES else 500)
     teacher = Recipe(
-        CopulaConfig(layer_bins=12 if n_features <= MANY_FEATURES else 8),
+        CopulaConfig(layer_transforms=2 if deep else 3, layer_bins=12 if n_features <= MANY_FEATURES else 8),
         PreprocessConfig(
             impose=kind if impose else "none", layers=layers,
             threshold_mev=_threshold(showers), depth_mm=_depth(showers),
@@ -97,7 +98,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
         OneStepConfig(
             impose=impose and not polar, centred=not straight, width=width, layer_width=256, layer_depth=3,
             layer_activation="silu", layer_rate=4.0,
-            layers_by="flow" if geometry.n_layers > FEW_LAYERS else "regression",
+            layers_by="flow" if deep else "regression",
             rings=mirror and polar and impose,
             recount=geometry.n_voxels > FEW_VOXELS, pair_steps=n,
         ),

@@ -12,8 +12,8 @@ The rules, for V voxels in L layers:
   both axes and V is at most 2,048;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
-  each, or two where the student keeps it; it is trained for 1,500 steps up to 40 layer features, and beyond, where a step takes several times as long and
-  a few thousand showers are soon known by heart, for 500;
+  each, or two where the student keeps it; it is trained for 1,500 steps up to 40 layer features, and beyond, where a
+  step takes several times as long and a few thousand showers are soon known by heart, for 500;
 * the student imposes moments of x and y like its teacher, and keeps its layer flow where there are
   more than eight layers; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for
   the layers, and counts filled voxels twice beyond 600 voxels; it takes 5,000 steps of 512 pairs, or 2,500 of 128

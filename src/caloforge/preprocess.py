@@ -298,7 +298,8 @@ class ConditionEncoder(nn.Module):
 
     def _values(self, energy: Tensor, theta: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Unscaled quantities that vary, (N, A)."""
-        values = [torch.log(energy), theta, phi, x, y]
+        # In float64: layer flows magnify a last digit of the logarithm, in which PyTorch and ONNX Runtime differ.
+        values = [torch.log(energy.double()).to(energy.dtype), theta, phi, x, y]
         if not self.polar:
             cos, sin = torch.cos(phi), torch.sin(phi)
             reach = self.depth * torch.tan(theta)

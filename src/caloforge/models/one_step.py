@@ -53,9 +53,9 @@ LEAST_PART = 0.01  # of a layer's energy in all but its brightest voxel, where t
 LEAST_EXCESS = 1e-6  # of a voxel over the threshold, in units of it
 TOTAL_WEIGHT = 0.1  # of the total energy beside the features of the layers
 SHARPNESS = 6.0  # of the sigmoid that stands for "filled" where voxels are counted
-SHARPER = 24.0  # the same in the second count, whose step goes no further than MOST
+SHARPER = 24.0  # the same in the second count
+LEAST_SLOPE, MOST = 0.25, 0.3  # of its derivative, and largest step: without them a few layers end far off
 JUDGE_GAMMA = 0.1  # gradient penalty of the discriminator
-LEAST_SLOPE, MOST = 0.25, 0.3
 
 
 @dataclass(frozen=True)
@@ -379,6 +379,7 @@ class OneStep(Generator):
         return loss
 
     def _judge_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
+        """Real against generated observables, with a gradient penalty (R1, Mescheder et al. 2018, 1801.04406)."""
         assert self.judge is not None
         with torch.no_grad():
             real, fake = self._observed(x, c, generator)

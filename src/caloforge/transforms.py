@@ -30,7 +30,8 @@ H_MAX = 2.5  # beyond it a regression on standard normal numbers is an extrapola
 class Members(nn.Module):
     """Which voxels a layer has: sums over them, and what their layer has for each of them.
 
-    Both are products with a one-hot matrix: ONNX Runtime takes them many times faster than it gathers and scatters.
+    Both are products with a one-hot matrix, unless all layers have as many voxels: ONNX Runtime takes them many times
+    faster than it gathers and scatters.
     """
 
     index: Tensor  # layer of each voxel, (V,)
@@ -43,24 +44,33 @@ class Members(nn.Module):
         member = nn.functional.one_hot(index, geometry.n_layers).float()
         self.register_buffer("member", member, persistent=False)
         self.sizes = [layer.n_voxels for layer in geometry.layers]
+        self.alike = len(set(self.sizes)) == 1
 
     def sums(self, values: Tensor) -> Tensor:
         """Sum over the voxels of each layer: (N, V) -> (N, L)."""
+        if self.alike:
+            return self._by_layer(values).sum(2) if len(self.sizes) > 1 else values.sum(1, keepdim=True)
         if torch.is_autocast_enabled(values.device.type):  # in which a product is rounded
             return values.new_zeros(values.shape[0], self.member.shape[1]).index_add_(1, self.index, values)
         return values @ self.member.to(values.dtype)
 
     def spread(self, values: Tensor) -> Tensor:
         """Finite values of the layers at their voxels: (N, L) -> (N, V)."""
+        if self.alike:  # by a product: the shape of an expansion takes ONNX operations
+            ones = self.member[: self.sizes[0], 0].to(values.dtype)
+            return (values[:, :, None] * ones).reshape(-1, len(self.index)) if len(self.sizes) > 1 else values * ones
         if torch.is_autocast_enabled(values.device.type):
             return values.index_select(1, self.index)
         return values @ self.member.T.to(values.dtype)
 
     def largest(self, values: Tensor) -> Tensor:
         """Largest value of each layer: (N, V) -> (N, L)."""
-        if len(set(self.sizes)) == 1:
-            return values.reshape(-1, len(self.sizes), self.sizes[0]).amax(2)
+        if self.alike:
+            return self._by_layer(values).amax(2)
         return torch.cat([part.amax(1, keepdim=True) for part in torch.split(values, self.sizes, 1)], dim=1)
+
+    def _by_layer(self, values: Tensor) -> Tensor:
+        return values.reshape(-1, len(self.sizes), self.sizes[0])
 
 
 class LayerFractions(nn.Module):

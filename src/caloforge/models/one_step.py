@@ -181,7 +181,7 @@ class OneStep(Generator):
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
-        self.alike = n_layers > 1 and len(set(self.members.sizes)) == 1
+        self.alike = n_layers > 1 and self.members.alike
         self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
         if config.layers in WITH_LARGEST:
@@ -216,7 +216,7 @@ class OneStep(Generator):
         fixed["first_g"] = torch.arange(self.n_globals) * (config.n_read - 1)
         fixed["ring"] = self._rings()
         self.n_rings = int(fixed["ring"].max()) + 1
-        fixed["first_v"] = fixed["ring"] * (config.n_knots + 1)
+        fixed["first_v"] = fixed["ring"] * (config.n_nodes * (config.n_knots + 1))
         fixed["shares"] = _shares(n_layers)
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
@@ -228,7 +228,6 @@ class OneStep(Generator):
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
             self.register_buffer(name, torch.zeros(()))
         self.register_buffer("log_e", torch.zeros(()), persistent=False)
-        self.register_load_state_dict_pre_hook(_tables_of_before)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_post_hook(lambda model, _: model.adopt_q(model.q))  # type: ignore[no-untyped-call]
         if self.n_moments:
             self.register_buffer("units", torch.ones(()))
@@ -282,7 +281,8 @@ class OneStep(Generator):
         low, high = (torch.cat([torch.full_like(v[..., :1], EMPTY), v], dim=2) for v in (q, upper))
         zero = torch.zeros_like(q[..., :1])
         slope, slope_high = (torch.cat([zero, v.diff(dim=2), zero], dim=2) for v in (q, upper))
-        self.log_e = torch.stack([low, slope, high - low, slope_high - slope], dim=3).flatten(0, 2).float()
+        rows = torch.stack([low, slope, high - low, slope_high - slope], dim=3)
+        self.log_e = rows.transpose(0, 1).flatten(0, 2).float()
 
     def objectives(self) -> Iterator[Objective]:
         layers, voxels = list(self.layers.parameters()), list(self.voxels.parameters())
@@ -446,7 +446,7 @@ class OneStep(Generator):
         filled, layers = (m >= 0).to(z.dtype), torch.exp(log_layers)
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
-        tilts, n, others, e = [], self.members.sums(filled), filled, torch.zeros_like(made)
+        tilts, n, others, e = [], self.members.sums(filled), filled, None
         if self.imposes:
             tilts.append((self.newton, made, self._wanted(raw)))
             made = self._tilted(*tilts[0], given)
@@ -462,9 +462,9 @@ class OneStep(Generator):
         n = n.clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
         share = (layers - n * base) / self.members.sums(made).clamp_min(1e-9)
-        e = e + self.members.spread(base) * others + self.members.spread(share) * made
+        rest = self.members.spread(base) * others + self.members.spread(share) * made
         m = torch.where(m >= 0, value, m)
-        return Decoded(g, m, e, given, tilts)
+        return Decoded(g, m, rest if e is None else e + rest, given, tilts)
 
     def _layers_of(self, g: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         """Layer features before they were Gaussianised (N, G), and ln(E_l/MeV) (N, L)."""
@@ -511,13 +511,13 @@ class OneStep(Generator):
     def _log_energy(self, m: Tensor, log_layers: Tensor) -> Tensor:
         """q(m, ln E_l), (N, V)."""
         n_nodes, n_knots = self.config.n_nodes, self.config.n_knots
-        at = self.members.spread(((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3))
+        at = ((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3)
         place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
         node, left = at.floor(), place.floor()
-        row = (node * (self.n_rings * (n_knots + 1)) + left).long() + self.first_v
+        row = (self.members.spread(node * (n_knots + 1)) + left).long() + self.first_v
         q = functional.embedding(row, self.log_e)
         a, b, slope, slope_b = q[..., 0], q[..., 1], q[..., 2], q[..., 3]  # unbind takes ONNX Runtime longer
-        p, f = place - left, at - node
+        p, f = place - left, self.members.spread(at - node)
         return a + p * b + f * (slope + p * slope_b)
 
     def _wanted(self, raw: Tensor) -> Tensor:
@@ -540,12 +540,11 @@ class OneStep(Generator):
         missing = wanted - means[:, :k]
         if self.config.radial or not self.config.centred:
             return self._exponent((j * missing[:, None]).sum(2), means, self.basis)
-        x, y, dx, dy = means[:, :1], means[:, 1:2], missing[:, :1], missing[:, 1:2]
-        shifted = missing[:, 2:] - torch.cat([2 * x * dx, 2 * y * dy, x * dy + y * dx], dim=1)
-        power: Tensor = (j * torch.cat([missing[:, :2], shifted], dim=1)[:, None]).sum(2)
-        xx, yy, xy = power[:, 2:3], power[:, 3:4], power[:, 4:]
-        first = power[:, :2] - torch.cat([2 * xx * x + xy * y, 2 * yy * y + xy * x], dim=1)
-        power = torch.cat([first, power[:, 2:]], dim=1)
+        (x, y), (dx, dy, rest) = means[:, :2].split(1, 1), missing.split([1, 1, k - 2], 1)
+        missing = torch.cat([dx, dy, rest - torch.cat([2 * x * dx, 2 * y * dy, x * dy + y * dx], dim=1)], dim=1)
+        first, second = (j * missing[:, None]).sum(2).split([2, k - 2], 1)
+        xx, yy, xy = second.split(1, 1)
+        power = torch.cat([first - torch.cat([2 * xx * x + xy * y, 2 * yy * y + xy * x], dim=1), second], dim=1)
         return self._exponent(power, means, self.basis)
 
     def _means(self, e: Tensor, basis: Tensor) -> Tensor:
@@ -589,13 +588,6 @@ def feature_order(n_layers: int, per_layer: int, imposed: bool) -> Tensor:
         return torch.arange(per_layer * n_layers)
     first, kind = torch.arange(2 * n_layers), torch.arange(per_layer - 2)[:, None]
     return torch.cat([first, 2 * n_layers + ((per_layer - 2) * torch.arange(n_layers) + kind).flatten()])
-
-
-def _tables_of_before(model: OneStep, weights: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Read models that were saved with log_e instead of q."""
-    if f"{prefix}log_e" in weights:
-        nodes, knots = model.config.n_nodes, model.config.n_knots
-        weights[f"{prefix}q"] = weights.pop(f"{prefix}log_e")[:, 0].reshape(nodes, -1, knots + 1)[:, :, 1:]
 
 
 def _shares(n_layers: int) -> Tensor:

@@ -31,6 +31,7 @@ SMALL = {
     "layer_width": 8,
     "n_slices": 8,
     "layer_transforms": 1,
+    "layer_passes": 2,
     "layer_bins": 4,
     "judge_width": 16,
     "n_kernels": 3,
@@ -102,6 +103,7 @@ def contract(family: str, geometry: Geometry) -> type:
         members["config"] = replace(members["config"], sampler="ddim", n_steps=1)
     if family == "lagan":
         members["showers"] = lambda self: two_kinds(geometry)
+        members["train"] = replace(GeneratorContract.train, steps=50)
     # The export takes seconds: once per family, not voxel by voxel, and of calodream with its own small networks.
     if geometry is SINGLE or family in ("caloflow", "calodream"):
         members["test_the_onnx_graph_equals_pytorch"] = None

@@ -89,7 +89,9 @@ class Tilt(nn.Module):
 
 
 def _units(basis: Array) -> Array:
-    return np.linalg.pinv(np.linalg.qr(basis)[1] / np.sqrt(len(basis)), rcond=1e-9)
+    n, size = basis.shape
+    full = np.pad(basis, ((0, max(0, size - n)), (0, 0)))  # also where there are fewer voxels than functions
+    return np.linalg.pinv(np.linalg.qr(full)[1] / np.sqrt(n), rcond=1e-9)
 
 
 class JetMomentum(nn.Module):

@@ -189,6 +189,14 @@ def test_the_rules_of_the_default() -> None:
     assert choose(rings).teacher.preprocess.impose == "none"
     assert not choose(rings).teacher.train.mirror
     assert choose(SHOWERS, steps=8).student.train.steps == 8
+    response = np.stack([np.full(len(SHOWERS), 0.5), np.linspace(0.1, 0.9, len(SHOWERS))])  # of electrons and hadrons
+    factors = response * (SHOWERS.incident.energy / np.maximum(SHOWERS.total, 1e-9))
+    scaled = [replace(SHOWERS, energy=(SHOWERS.energy * f[:, None]).astype(np.float32)) for f in factors]
+    chosen = [choose(showers).teacher.preprocess for showers in scaled]
+    assert [(p.layers == "logs", p.brightest, p.correlate) for p in chosen] == [
+        (False, False, True),
+        (True, True, False),
+    ]
 
 
 def test_the_depth_is_that_of_the_centre_of_energy() -> None:

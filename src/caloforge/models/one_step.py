@@ -540,10 +540,11 @@ class OneStep(Generator):
         missing = wanted - means[:, :k]
         if self.config.radial or not self.config.centred:
             return self._exponent((j * missing[:, None]).sum(2), means, self.basis)
-        (x, y), (dx, dy, rest) = means[:, :2].split(1, 1), missing.split([1, 1, k - 2], 1)
+        x, y = torch.split(means[:, :2], 1, 1)
+        dx, dy, rest = torch.split(missing, [1, 1, k - 2], 1)
         missing = torch.cat([dx, dy, rest - torch.cat([2 * x * dx, 2 * y * dy, x * dy + y * dx], dim=1)], dim=1)
-        first, second = (j * missing[:, None]).sum(2).split([2, k - 2], 1)
-        xx, yy, xy = second.split(1, 1)
+        first, second = torch.split((j * missing[:, None]).sum(2), [2, k - 2], 1)
+        xx, yy, xy = torch.split(second, 1, 1)
         power = torch.cat([first - torch.cat([2 * xx * x + xy * y, 2 * yy * y + xy * x], dim=1), second], dim=1)
         return self._exponent(power, means, self.basis)
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from caloforge.fastsim import FastSim
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import Sizes
-from caloforge.models.one_step import OneStep, OneStepConfig, _shares, energy_distance
+from caloforge.models.matching import energy_distance
+from caloforge.models.one_step import OneStep, OneStepConfig, _shares
 from caloforge.preprocess import PreprocessConfig
 from caloforge.testing import small_geometry, small_showers
 from caloforge.transforms import LayerFractions
@@ -83,7 +84,7 @@ def test_the_tilt_is_learned_from_the_exact_one(monkeypatch: pytest.MonkeyPatch)
     model.adopt_units(torch.full((2, 2), 20.0))
 
     def moments(e: Tensor) -> Tensor:
-        return model._means(e, model.basis)[:, :5]
+        return model.moments.means(e)[:, :5]
 
     with torch.no_grad():
         middle = moments(model._decoded(noise(model, 400), torch.zeros(400, 1)).tilts[0][1]).mean(0)
@@ -91,7 +92,7 @@ def test_the_tilt_is_learned_from_the_exact_one(monkeypatch: pytest.MonkeyPatch)
     with torch.no_grad():
         made = model._decoded(noise(model, 400), torch.zeros(400, 1))
         _, excess, wanted = made.tilts[0]
-        exact, reached = model._exact_tilt(excess, wanted)
+        exact, reached = model.moments.exact(excess, wanted)
         off = (moments(excess * exact.clamp(-2.0, 2.0).exp()) - middle).abs().amax(1)
     assert float(reached.mean()) > 0.3  # of layers with few filled voxels not all can have them
     assert float(off[reached > 0].quantile(0.95)) < 1e-3
@@ -114,8 +115,8 @@ def test_moments_and_tilt_are_sums_over_the_voxels_of_a_layer() -> None:
         n = geometry.n_layers
         e = torch.rand(7, geometry.n_voxels, generator=torch.Generator().manual_seed(0))
         power = torch.randn(7, 5, n, generator=torch.Generator().manual_seed(1))
-        means = model._means(e, model.basis)
-        exponent = model._exponent(power, means, model.basis)
+        means = model.moments.means(e)
+        exponent = model.moments._exponent(power, means, model.moments.basis)
         x, y = model.places / 10.0
         for layer in range(n):
             own = model.members.index == layer
@@ -136,7 +137,7 @@ def test_radial_moments_are_those_of_r() -> None:
         own = model.members.index == layer
         for k in (1, 2):
             mean = (e[:, own] * r[own] ** k).sum(1) / e[:, own].sum(1)
-            torch.testing.assert_close(model._means(e, model.basis)[:, k - 1, layer], mean, rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(model.moments.means(e)[:, k - 1, layer], mean, rtol=1e-5, atol=1e-5)
     g = torch.randn(7, model.n_globals, generator=torch.Generator().manual_seed(1))
     wanted = model._wanted(g)
     torch.testing.assert_close(wanted[:, 0], g[:, 4:6])
@@ -163,7 +164,7 @@ def test_a_tilt_about_the_centre_does_not_depend_on_where_the_shower_is() -> Non
         model.newton[-1].bias.data.copy_(j)  # type: ignore[operator,union-attr]
         e = torch.rand(7, 20, generator=torch.Generator().manual_seed(0))
         other = torch.rand(7, 20, generator=torch.Generator().manual_seed(1))
-        wanted = model._means(other, model.basis)[:, :5]
+        wanted = model.moments.means(other)[:, :5]
         exponents.append(model._tilt(model.newton, e, wanted, torch.zeros(7, 8)))
     torch.testing.assert_close(exponents[0], exponents[1], rtol=1e-3, atol=1e-3)
 

@@ -31,20 +31,15 @@ from torch.nn import functional
 from ..geometry import mirrors
 from ..transforms import LARGEST_COVARIANCE, LEAST_REST, WITH_LARGEST, Layers, Members
 from .base import Fast, Generator, LayerFlow, Objective, Sizes, randn_like, require_sizes
+from .matching import energy_distance, whitened
+from .moments import LARGEST, N_PLANAR, N_RADIAL, LayerMoments
 
 EMPTY = -40.0  # ln of the energy of an empty voxel
 REACH = 9.0  # largest margin of the tables
 G_MAX = 4.5  # largest feature of a layer
 BELOW = 1.5  # how far below the threshold a margin still counts in the regression
 N_BRIGHTEST = 2
-# Powers of x and y, or of r, up to the fourth; of a layer the first N_PLANAR or N_RADIAL after 1 are its moments.
-PLANAR = ((0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1), *((n - k, k) for n in (3, 4) for k in range(n + 1)))
-RADIAL = tuple((n,) for n in range(5))
-N_PLANAR, N_RADIAL = 5, 2
-LARGEST = 2.0  # |lambda b|
 FEW_LAYERS = 8  # beyond, layers that hold next to nothing are common, and decoding their logarithms takes float64
-NEWTON_STEPS = 12  # of the exact lambda
-NEAR = 0.02  # of the moments that are asked for, in their spread: where Newton's method arrives
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
@@ -150,8 +145,7 @@ class OneStep(Generator):
     shares: Tensor
     largest: Tensor  # the layer that holds most on average, one-hot (L,)
     root: Tensor  # R, (V, V), or its diagonal (V,) for many or uncorrelated voxels
-    units: Tensor
-    basis: Tensor  # powers of the voxels' places, (V, P L), each in the columns of its layer, or (L, V/L, P)
+    units: Tensor  # of the moments
     threshold: Tensor
     ceiling: Tensor
     lowest: Tensor
@@ -176,12 +170,10 @@ class OneStep(Generator):
         n_layers, n_voxels = geometry.n_layers, sizes.n_voxels
         self.n_layers, self.n_globals = n_layers, config.per_layer * n_layers
         planar = config.per_layer - config.brightest == 2 + N_PLANAR
-        self.powers: tuple[tuple[int, ...], ...]
-        self.powers, self.n_moments = (RADIAL, N_RADIAL) if config.radial else (PLANAR, N_PLANAR if planar else 0)
+        self.n_moments = N_RADIAL if config.radial else N_PLANAR if planar else 0
         self.n_noise = self.n_globals + n_voxels
         self.pairs: Pairs | None = None
         self.members = Members(geometry)
-        self.alike = n_layers > 1 and self.members.alike
         self._make_tables(torch.from_numpy(geometry.centres()[:, :2].T.copy()).float())
         n_c = sizes.n_conditions
         if config.layers in WITH_LARGEST:
@@ -205,7 +197,7 @@ class OneStep(Generator):
         self.imposes = config.impose and self.n_moments > 0
         self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
         if self.imposes:
-            shape = (n_in + (len(self.powers) - 1) * n_layers, config.width, 2, self.n_moments**2 * n_layers)
+            shape = (n_in + self.moments.n_known * n_layers, config.width, 2, self.n_moments**2 * n_layers)
             self.newton = _mlp(*shape)
             if config.brightest:
                 self.newton_rest = _mlp(*shape)
@@ -230,8 +222,8 @@ class OneStep(Generator):
         self.register_buffer("log_e", torch.zeros(()), persistent=False)
         self.register_load_state_dict_post_hook(lambda model, _: model.adopt_q(model.q))  # type: ignore[no-untyped-call]
         if self.n_moments:
+            self.moments = LayerMoments(self.members, self.places, radial=config.radial, centred=config.centred)
             self.register_buffer("units", torch.ones(()))
-            self.register_buffer("basis", torch.ones(()), persistent=False)
             self.register_load_state_dict_post_hook(lambda model, _: model.adopt_units(model.units))  # type: ignore[no-untyped-call]
             self.adopt_units(torch.full((1 if config.radial else 2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
@@ -250,13 +242,7 @@ class OneStep(Generator):
     def adopt_units(self, units: Tensor) -> None:
         """Count moments along x and y, or of r, in these lengths [mm], (2, L) or (1, L)."""
         self.units = units.to(self.places)
-        places = self.places.norm(dim=0, keepdim=True) if self.config.radial else self.places
-        places = places / self.units[:, self.members.index]
-        values = torch.stack([(places ** torch.tensor(power)[:, None]).prod(0) for power in self.powers], dim=1)
-        if self.alike:
-            self.basis = values.reshape(self.n_layers, -1, len(self.powers))
-        else:
-            self.basis = (values[:, :, None] * self.members.member[:, None, :]).flatten(1)
+        self.moments.count_in(self.units)
 
     def adopt_tables(
         self, threshold: float, ceiling: float, lowest: Tensor, g: Tensor, nodes: Tensor, q: Tensor
@@ -339,35 +325,13 @@ class OneStep(Generator):
         loss = x.new_zeros(())
         for network, excess, wanted in made.tilts:
             with torch.no_grad():
-                exact, reached = self._exact_tilt(excess, wanted)
+                exact, reached = self.moments.exact(excess, wanted)
                 exact = exact.clamp(-LARGEST, LARGEST)
                 energy = excess * torch.exp(exact)
                 energy = energy * self.members.spread(reached / self.members.sums(energy).clamp_min(1e-9))
             off = self._tilt(network, excess, wanted, made.given) - exact
             loss = loss + (energy * _pseudo_huber(off, 0.1)).sum(1).mean() / 0.1**2
         return loss
-
-    def _exact_tilt(self, excess: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """lambda b (N, V) by Newton's method, and 1 for layers that have the moments then, (N, L)."""
-        e, wanted, basis, products = excess.double(), wanted.double(), self.basis.double(), self._products()
-        power, exponent, start = torch.zeros_like(wanted), torch.zeros_like(e), self._means(e, basis)
-        tiny = 1e-6 * torch.eye(self.n_moments).to(power)
-        for _ in range(NEWTON_STEPS):
-            means = self._means(e * torch.exp(exponent.clamp(-LARGEST, LARGEST)), basis)
-            first = means[:, : self.n_moments]
-            missing = wanted - first
-            curvature = means[:, products] - first[:, :, None] * first[:, None]  # (N, K, K, L)
-            step = torch.linalg.solve(curvature.movedim(3, 1) + tiny, missing.movedim(2, 1)[..., None])
-            power = power + step[..., 0].movedim(1, 2).clamp(-1.0, 1.0)
-            exponent = self._exponent(power, start, basis)
-        # Of layers that cannot have the moments lambda is of no use.
-        reached = (missing.abs() < NEAR * first.std(0).clamp_min(1e-6)).all(1)
-        return exponent.to(excess.dtype), reached.to(excess.dtype)
-
-    def _products(self) -> list[list[int]]:
-        """Where the products of two functions b stand among the powers, counted after the first one, which is 1."""
-        used = self.powers[1 : 1 + self.n_moments]
-        return [[self.powers.index(tuple(map(sum, zip(a, b, strict=True)))) - 1 for b in used] for a in used]
 
     def _shower_loss(self, x: Tensor, c: Tensor, generator: torch.Generator) -> Tensor:
         real, fake = self._observed(x, c, generator)
@@ -396,7 +360,7 @@ class OneStep(Generator):
         real = self._observables(x, (x > 0).to(x.dtype), c)
         soft = torch.sigmoid(SHARPNESS * made.m)
         filled = (made.m > 0).to(x.dtype) + soft - soft.detach()
-        return _whitened(real, self._observables(made.e, filled, c))
+        return whitened(real, self._observables(made.e, filled, c))
 
     def _observables(self, e: Tensor, filled: Tensor, c: Tensor) -> Tensor:
         """Conditions, and each layer's energy, number of filled voxels, centre, widths and brightest voxels: (N, D)."""
@@ -456,7 +420,7 @@ class OneStep(Generator):
             e = self.members.spread(part * layers / self.members.sums(top).clamp_min(1.0)) * top
             n, others, made, layers = n - 1, filled - top, made * (1 - top), layers * (1 - part)
             if self.imposes:
-                part, there = part[:, None], self._means(top, self.basis)[:, : self.n_moments]
+                part, there = part[:, None], self.moments.means(top)[:, : self.n_moments]
                 tilts.append((self.newton_rest, made, (tilts[0][2] - part * there) / (1 - part).clamp_min(LEAST_PART)))
                 made = self._tilted(*tilts[1], given)
         n = n.clamp_min(1.0)
@@ -522,47 +486,16 @@ class OneStep(Generator):
 
     def _wanted(self, raw: Tensor) -> Tensor:
         """Means of the functions b in every layer that the layer features ask for, (N, K, L)."""
-        moments = raw[:, 2 * self.n_layers : (2 + self.n_moments) * self.n_layers]
-        if self.config.radial:
-            r, rr = torch.split(moments, self.n_layers, 1)
-            return torch.stack([r, rr + r * r], dim=1)
-        x, y, xx, yy, correlation = torch.split(moments, self.n_layers, 1)
-        means = [x, y, xx + x * x, yy + y * y, correlation * torch.sqrt(xx * yy) + x * y]
-        return torch.cat(means, dim=1).reshape(-1, self.n_moments, self.n_layers)
+        return self.moments.of_features(raw[:, 2 * self.n_layers : (2 + self.n_moments) * self.n_layers])
 
     def _tilted(self, network: nn.Sequential, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         return excess * torch.exp(self._tilt(network, excess, wanted, given).clamp(-LARGEST, LARGEST))
 
     def _tilt(self, network: nn.Sequential, excess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
         """lambda b (N, V) of one Newton step towards the moments that are wanted."""
-        k, means = self.n_moments, self._means(excess, self.basis)
+        k, means = self.n_moments, self.moments.means(excess)
         j = network(torch.cat([given, torch.asinh(means).flatten(1)], dim=1)).reshape(-1, k, k, self.n_layers)
-        missing = wanted - means[:, :k]
-        if self.config.radial or not self.config.centred:
-            return self._exponent((j * missing[:, None]).sum(2), means, self.basis)
-        x, y = torch.split(means[:, :2], 1, 1)
-        dx, dy, rest = torch.split(missing, [1, 1, k - 2], 1)
-        missing = torch.cat([dx, dy, rest - torch.cat([2 * x * dx, 2 * y * dy, x * dy + y * dx], dim=1)], dim=1)
-        first, second = torch.split((j * missing[:, None]).sum(2), [2, k - 2], 1)
-        xx, yy, xy = torch.split(second, 1, 1)
-        power = torch.cat([first - torch.cat([2 * xx * x + xy * y, 2 * yy * y + xy * x], dim=1), second], dim=1)
-        return self._exponent(power, means, self.basis)
-
-    def _means(self, e: Tensor, basis: Tensor) -> Tensor:
-        """Means of all powers but 1 in every layer, (N, P - 1, L)."""
-        if self.alike:
-            sums = (e.reshape(-1, self.n_layers, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0)
-        else:
-            sums = (e @ basis).reshape(-1, len(self.powers), self.n_layers)
-        return sums[:, 1:] / sums[:, :1].clamp_min(1e-9)
-
-    def _exponent(self, power: Tensor, means: Tensor, basis: Tensor) -> Tensor:
-        """lambda (b - <b>) of the voxels, (N, V); lambda (N, K, L)."""
-        size = 1 + self.n_moments
-        power = torch.cat([-(power * means[:, : self.n_moments]).sum(1, keepdim=True), power], dim=1)
-        if not self.alike:
-            return power.flatten(1) @ basis[:, : size * self.n_layers].T
-        return (power.permute(2, 0, 1) @ basis[:, :, :size].transpose(1, 2)).transpose(0, 1).flatten(1)
+        return self.moments.step(j, means, wanted)
 
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         return self._decoded(z, c).e
@@ -604,33 +537,3 @@ def _shares(n_layers: int) -> Tensor:
 
 def _pseudo_huber(x: Tensor, scale: float = 0.3) -> Tensor:
     return scale**2 * ((1 + (x / scale) ** 2).sqrt() - 1)
-
-
-def _whitened(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both (N, D) in units in which the real ones have mean 0 and covariance 1, within +-6."""
-    with torch.no_grad():
-        mean, std = real.mean(0), real.std(0).clamp_min(1e-6)
-        values, vectors = torch.linalg.eigh(torch.cov(((real - mean) / std).double().T))
-        white = (vectors / values.clamp_min(1e-3).sqrt()).to(real.dtype)
-    first, second = (((x - mean) / std).clamp(-8.0, 8.0) @ white for x in (real, fake))
-    return first, second
-
-
-def energy_distance(real: Tensor, fake: Tensor, n_slices: int, generator: torch.Generator) -> Tensor:
-    """Mean over random directions of 2 E|x - y| - E|x - x'| - E|y - y'|, without bias; real x, fake y (N, D)."""
-    n, n_features = real.shape
-    directions = torch.randn(n_features, n_slices, generator=generator).to(real)
-    directions = directions / directions.norm(dim=0)
-    x, y = real @ directions, fake @ directions
-    ordered = [torch.sort(v, dim=0).values for v in (x, y, torch.cat([x, y]))]
-    pairs = [_pair_distances(v) for v in ordered]  # sums of |difference| over all pairs
-    cross = (pairs[2] - pairs[0] - pairs[1]) / (n * n)
-    within = (pairs[0] + pairs[1]) / (0.5 * n * (n - 1))
-    return (2 * cross - within).mean()
-
-
-def _pair_distances(ordered: Tensor) -> Tensor:
-    """Sum over pairs i < j of x_j - x_i of columns in rising order (N, S): (S,)."""
-    n = len(ordered)
-    rank = torch.arange(n, device=ordered.device, dtype=ordered.dtype)
-    return ((2 * rank - (n - 1))[:, None] * ordered).sum(0)

@@ -41,6 +41,15 @@ def test_moments_of_other_showers_are_imposed(geometry) -> None:  # type: ignore
     torch.testing.assert_close(out.sum(1), other.sum(1), rtol=1e-4, atol=0)
 
 
+def test_a_layer_may_have_fewer_voxels_than_moments() -> None:
+    rings = Layer("polar", regular(-np.pi, np.pi, 1), (0.0, 10.0, 20.0, 50.0, 80.0), (1, 2))
+    geometry = Geometry("few", (small_geometry().layers[0], rings))
+    voxels = sparse(100, geometry.n_voxels, 0)
+    moments = Moments(geometry)
+    out = moments.impose(voxels * torch.linspace(1, 1.3, geometry.n_voxels), moments.values(voxels))
+    assert ((moments.values(out) - moments.values(voxels)).abs().amax(1) < 1e-3).float().mean() > 0.8
+
+
 @pytest.mark.parametrize("radial", [False, True])
 def test_the_brightest_voxel_gets_its_share_and_the_others_the_rest_of_the_moments(radial: bool) -> None:
     layers = [Layer("polar", regular(-np.pi, np.pi, 8), (0.0, 10.0, 20.0, 50.0, 80.0), (k, k + 1)) for k in range(2)]

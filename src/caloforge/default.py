@@ -10,7 +10,7 @@ The rules, for V voxels in L layers:
   otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
   both axes and V is at most 2,048; and where those of x and y are and the layer energies are logarithms, the brightest
-  voxel of each layer too, in place of the correlations that the features do not explain, which saves as much time;
+  voxel of each layer too, in place of the correlations that the features do not explain, which saves half of its time;
   mirror images and rotations augment a detector hit in its centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
   each, or two where the student keeps it; it is trained for 1,500 steps up to 40 layer features, and beyond, where a

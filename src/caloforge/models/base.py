@@ -139,7 +139,7 @@ class LayerFlow(nn.Module):
     random halves in every transform; 0 stands for G, an autoregressive flow. More passes describe features that hang
     closely together better, and cost time in the slow direction. fast: the direction that takes one pass, "density" to
     train sooner, "decode" to generate sooner. It computes in float64: g spans many orders of magnitude in energy, and G
-    numbers cost little.
+    numbers cost little; but for the networks in the slow direction, whose weights are read once a pass.
     """
 
     def __init__(self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast, passes: int = 2) -> None:
@@ -196,7 +196,8 @@ class LayerFlow(nn.Module):
 def _inverse(flow: MaskedAutoregressiveTransform, places: list[int], y: Tensor, c: Tensor) -> Tensor:
     """x of y = flow(x, c), group of features after group; zuko computes all of them in every pass.
 
-    The networks compute in float32, whose weights are read twice as fast; the splines in the dtype of y.
+    The networks, masked layers with ReLU between them, compute in float32, whose weights are read twice as fast; the
+    splines in the dtype of y.
     """
     first, *hidden, last = (((v.mask * v.weight).float(), v.bias.float()) for v in list(flow.hyper)[::2])
     weight, bias = last[0].unflatten(0, (-1, flow.total)), last[1].unflatten(0, (-1, flow.total))

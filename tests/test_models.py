@@ -186,8 +186,8 @@ def test_family_of_names_the_rows() -> None:
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize(
     "wrong",
-    [{"width": 1}, {"depth": 0}, {"dropout": 1.0}, {"n_steps": 0}, {"n_latent": 0}, {"layer_transforms": 0},
-     {"layer_bins": 0}, {"t_std": 0.0}, {"beta": -1.0}],
+    [{"width": 1}, {"depth": 0}, {"dropout": 1.0}, {"layer_dropout": -0.1}, {"n_steps": 0}, {"n_latent": 0},
+     {"layer_transforms": 0}, {"layer_bins": 0}, {"t_std": 0.0}, {"beta": -1.0}],
 )  # fmt: skip
 def test_impossible_settings_are_refused(family: str, wrong: dict[str, Any]) -> None:
     kind, _ = MODELS[family]
@@ -291,16 +291,27 @@ def test_the_likelihood_of_the_copula_is_that_of_its_flow_and_of_normal_numbers(
     torch.testing.assert_close(other - log_p, 0.5 * x[:, SIZES.n_globals :].square().sum(1), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("passes", [0, 2, 3])
-def test_decoding_undoes_the_density_of_a_layer_flow(passes: int) -> None:
+@pytest.mark.parametrize(("passes", "dropout"), [(0, 0.0), (2, 0.0), (3, 0.0), (3, 0.5)])
+def test_decoding_undoes_the_density_of_a_layer_flow(passes: int, dropout: float) -> None:
     torch.manual_seed(3)
-    flow = LayerFlow(SIZES, hidden=8, transforms=2, bins=4, fast="density", passes=passes)
+    flow = LayerFlow(SIZES, hidden=8, transforms=2, bins=4, fast="density", passes=passes, dropout=dropout).eval()
     z, c = torch.randn(6, 4, dtype=torch.float64), torch.randn(6, 1, dtype=torch.float64)
     g = flow.decode(z, c)
     jacobian = torch.stack([torch.autograd.functional.jacobian(lambda a, b=b: flow.decode(a[None], b[None])[0], one)
                             for one, b in zip(z, c, strict=True)])  # fmt: skip
     normal = -0.5 * (z.square() + math.log(2 * math.pi)).sum(1)
     torch.testing.assert_close(flow.log_prob(g, c), normal - torch.linalg.slogdet(jacobian)[1], rtol=1e-6, atol=1e-6)
+
+
+def test_a_layer_flow_drops_hidden_units_in_training_only() -> None:
+    torch.manual_seed(3)
+    flow = LayerFlow(SIZES, hidden=8, transforms=1, bins=4, fast="density", dropout=0.5)
+    plain = LayerFlow(SIZES, hidden=8, transforms=1, bins=4, fast="density")
+    g, c = torch.randn(6, 4), torch.randn(6, 1)
+    assert not torch.equal(flow.train().log_prob(g, c), flow.log_prob(g, c))
+    assert torch.equal(flow.eval().log_prob(g, c), flow.log_prob(g, c))
+    assert flow.state_dict().keys() == plain.state_dict().keys(), "weights fit with and without"
+    assert torch.equal(plain.train().log_prob(g, c), plain.log_prob(g, c))
 
 
 def test_a_layer_flow_of_one_pass_is_refused() -> None:

@@ -88,17 +88,8 @@ def simulate(
                 f"got --{odd[0].replace('_', '-') if odd else 'engine or --card'} for jets, expected --particle and "
                 "--rotation only; leave it away"
             )
-        _jets(
-            output,
-            n,
-            particle,
-            rotation,
-            seed=seed,
-            workers=workers,
-            cluster=cluster,
-            shard=parse_shard(shard),
-            force=force,
-        )
+        part = parse_shard(shard)
+        _jets(output, n, particle, rotation, seed=seed, workers=workers, cluster=cluster, shard=part, force=force)
         return
     gun = adapted(find(detector).gun, **said)
     if engine == "geant4":

@@ -118,14 +118,15 @@ class Generator(nn.Module, ABC):
 def require_sizes(config: Any, *names: str) -> None:
     """Raise ValueError unless these fields of a configuration are at least 1, width at least 2 and 0 <= dropout < 1.
 
-    width and dropout are checked where the configuration has them.
+    width, dropout and layer_dropout are checked where the configuration has them.
     """
     least = dict.fromkeys(names, 1) | {"width": 2}
     for name, smallest in least.items():
         if getattr(config, name, smallest) < smallest:
             raise ValueError(f"got model.{name} = {getattr(config, name)}, expected at least {smallest}; raise it")
-    if not 0 <= getattr(config, "dropout", 0.0) < 1:
-        raise ValueError(f"got model.dropout = {config.dropout}, expected 0 <= dropout < 1; correct it")
+    for name in ("dropout", "layer_dropout"):
+        if not 0 <= (value := getattr(config, name, 0.0)) < 1:
+            raise ValueError(f"got model.{name} = {value}, expected 0 <= {name} < 1; correct it")
 
 
 def randn_like(x: Tensor, generator: torch.Generator) -> Tensor:
@@ -139,10 +140,21 @@ class LayerFlow(nn.Module):
     random halves in every transform; 0 stands for G, an autoregressive flow. More passes describe features that hang
     closely together better, and cost time in the slow direction. fast: the direction that takes one pass, "density" to
     train sooner, "decode" to generate sooner. It computes in float64: g spans many orders of magnitude in energy, and G
-    numbers cost little; but for the networks in the slow direction, whose weights are read once a pass.
+    numbers cost little; but for the networks in the slow direction, whose weights are read once a pass. dropout: of the
+    hidden units, in training: a flow of some thousand showers otherwise knows them by heart.
     """
 
-    def __init__(self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast, passes: int = 2) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        hidden: int,
+        transforms: int,
+        bins: int,
+        fast: Fast,
+        passes: int = 2,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if sizes.n_globals < 1:
             raise ValueError(
@@ -156,6 +168,7 @@ class LayerFlow(nn.Module):
         self.flow = zuko.flows.NSF(
             sizes.n_globals, sizes.n_conditions, bins=bins, slope=MIN_SLOPE, transforms=transforms,
             passes=passes if few else None, randperm=few, hidden_features=(hidden, hidden),
+            activation=lambda: nn.Sequential(nn.ReLU(), nn.Dropout(dropout)) if dropout else nn.ReLU(),
         ).double()  # fmt: skip
         self._read_orders()
         self.register_load_state_dict_post_hook(lambda flow, _: flow._read_orders())  # type: ignore[no-untyped-call]

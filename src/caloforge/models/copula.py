@@ -17,14 +17,15 @@ from .base import Fast, Generator, LayerFlow, Objective, Sizes, require_sizes
 
 @dataclass(frozen=True)
 class CopulaConfig:
-    """layer_hidden, layer_transforms, layer_bins, layer_passes: of the layer flow; layer_fast: its direction that takes
-    one pass."""
+    """layer_hidden, layer_transforms, layer_bins, layer_passes, layer_dropout: of the layer flow; layer_fast: its
+    direction that takes one pass."""
 
     layer_hidden: int = 128
     layer_transforms: int = 3
     layer_bins: int = 12
     layer_passes: int = 5
     layer_fast: Fast = "density"
+    layer_dropout: float = 0.0
 
     def __post_init__(self) -> None:
         require_sizes(self, "layer_hidden", "layer_transforms", "layer_bins")
@@ -41,7 +42,7 @@ class Copula(Generator):
         self.n_noise = sizes.n_globals + sizes.n_voxels
         self.layers = LayerFlow(
             sizes, hidden=config.layer_hidden, transforms=config.layer_transforms, bins=config.layer_bins,
-            fast=config.layer_fast, passes=config.layer_passes,
+            fast=config.layer_fast, passes=config.layer_passes, dropout=config.layer_dropout,
         )  # fmt: skip
 
     def objectives(self) -> Iterator[Objective]:

@@ -383,13 +383,20 @@ def test_mirror_images_become_showers_where_moments_are_imposed() -> None:
         assert (len(train.x), len(train.mirrors), len(held.x)) == (n, n_images, 10)
 
 
-def test_of_many_rotations_some_become_showers() -> None:
-    """Second moments along x and y turn with the shower; sixteen rotations and their mirror images are too many."""
+def test_of_many_rotations_some_become_showers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Second moments along x and y turn with the shower; sixteen rotations and their mirror images are too many.
+
+    Fewer where showers are many: here 3 of the 90 showers of 48 voxels fit.
+    """
     geometry = Geometry("rings", (Layer("polar", regular(-np.pi, np.pi, 16), regular(0, 40, 3)),))
     showers = small_showers(geometry, n=100)
     fast = FastSim.create(geometry, VAEConfig(width=8), valid=showers.incident)
     train, _ = _prepare(fast, showers, TrainConfig(steps=1, mirror=True, validation=0.1), keep=False)
     assert (len(train.x), len(train.mirrors)) == (8 * 90, 1)
+    for voxels, n_images in [(3 * 90 * 48, 3), (100, 1)]:
+        monkeypatch.setattr(caloforge.train, "MOST_IMAGED", voxels)
+        train, _ = _prepare(fast, showers, TrainConfig(steps=1, mirror=True, validation=0.1), keep=False)
+        assert (len(train.x), len(train.mirrors)) == (n_images * 90, 1)
 
 
 def test_a_family_that_never_looks_at_voxels_gets_the_same_layer_features(monkeypatch: pytest.MonkeyPatch) -> None:

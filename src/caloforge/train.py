@@ -35,6 +35,7 @@ Progress = Callable[[int, int, str], None]
 ALL = slice(None)
 MOST_SEPARATED = 3000  # held-out showers that choose a step
 MOST_IMAGES = 8  # of one shower, where every image is a shower of its own
+MOST_IMAGED = 250_000_000  # voxels of all images together: 1 GB, of which training holds some copies
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ def _prepare(fast: FastSim, showers: Showers, config: TrainConfig, keep: bool) -
     preprocess = fast.card.preprocess
     turns = preprocess["voxels"] == "gaussian" and fast.geometry.layers[0].kind == "polar"
     if preprocess["impose"] != "none" or turns:  # layer features change with the image: the images become showers
-        images = images[:: -(-len(images) // MOST_IMAGES)]
+        most = min(MOST_IMAGES, max(1, MOST_IMAGED // kept.energy.size))
+        images = images[:: -(-len(images) // most)]
         kept = Showers.concat([replace(kept, energy=kept.energy[:, image]) for image in images])
         images = images[:1]
     flips = torch.from_numpy(images)

@@ -145,15 +145,7 @@ class LayerFlow(nn.Module):
     """
 
     def __init__(
-        self,
-        sizes: Sizes,
-        *,
-        hidden: int,
-        transforms: int,
-        bins: int,
-        fast: Fast,
-        passes: int = 2,
-        dropout: float = 0.0,
+        self, sizes: Sizes, *, hidden: int, transforms: int, bins: int, fast: Fast, passes: int = 2, dropout: float = 0
     ) -> None:
         super().__init__()
         if sizes.n_globals < 1:

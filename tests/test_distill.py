@@ -82,8 +82,8 @@ def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -
     )
     generator = student.generator
     assert isinstance(generator, OneStep)
-    assert generator.n_rings == 6
-    assert generator.ring.reshape(2, 4, 3).tolist() == [[[0, 1, 2]] * 4, [[3, 4, 5]] * 4]
+    assert generator.rings.n == 6
+    assert generator.rings.ring.reshape(2, 4, 3).tolist() == [[[0, 1, 2]] * 4, [[3, 4, 5]] * 4]
     assert student.simulate(showers.incident, seed=1).total.mean() == pytest.approx(showers.total.mean(), rel=0.3)
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
@@ -118,6 +118,26 @@ def test_a_student_may_keep_its_teachers_layer_flow(impose: Any, layers: Any, br
         several = generator.members.sums((made.e > 0).float()) > 1
         share = generator.members.largest(made.e) / generator.members.sums(made.e)
         assert ((share - asked).abs() < 1e-3)[several].float().mean() > 0.5
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    export(student, tmp_path / "student.onnx")  # refused where the graph gives other showers
+
+
+def test_one_tilt_may_be_enough_beside_the_brightest_voxels(tmp_path: Path) -> None:
+    old = teacher(layers="rest", brightest=True)
+    for twice in (True, False):
+        student = distill(
+            old, SHOWERS, replace(STUDENT, twice=twice, pair_steps=10), replace(TRAIN, steps=10), n_pairs=500
+        )
+        generator = student.generator
+        assert isinstance(generator, OneStep)
+        assert generator.newton_rest is not None
+        assert (generator.newton is not None) is twice
+        z, c = torch.randn(50, student.n_noise), old.encode(SHOWERS)[1][:50]
+        with torch.no_grad():
+            made = generator._decoded(z, c)
+        assert [v[0] for v in made.tilts] == [v for v in (generator.newton, generator.newton_rest) if v is not None]
+        assert made.tilts[-1][1].count_nonzero() < (made.m >= 0).sum()  # all filled voxels but the brightest ones
     pytest.importorskip("onnxscript")
     pytest.importorskip("onnxruntime")
     export(student, tmp_path / "student.onnx")  # refused where the graph gives other showers

@@ -97,8 +97,8 @@ def _hand_over(transform: ShowerTransform, student: OneStep) -> None:
         units = scale(g[2 * n : (2 + student.n_moments) * n], LEAST_UNIT * torch.stack(reach))
         student.adopt_units(1e3 * units)
     q = torch.stack(rows)  # (J, V, K)
-    shared = torch.zeros(len(q), student.n_rings, q.shape[2], dtype=q.dtype).index_add_(1, student.ring, q)
-    shared /= torch.bincount(student.ring)[:, None]
+    shared = torch.zeros(len(q), student.rings.n, q.shape[2], dtype=q.dtype).index_add_(1, student.rings.ring, q)
+    shared /= torch.bincount(student.rings.ring)[:, None]
     student.adopt_tables(threshold, float(transform.fractions.ceiling), lowest, g, nodes, shared)
     student.root.copy_(transform.decorrelate.root)
     if config.layers in WITH_LARGEST:

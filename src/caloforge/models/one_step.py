@@ -11,11 +11,12 @@ shift moves the margins of a layer so that about n_l voxels are filled, and one 
 (``tilt``), the excess over the threshold is multiplied by exp(lambda b), b = (x, y, x^2, y^2, xy), or (r, r^2), with
 lambda = J (what is asked for - what is there): one Newton step with a J that depends on g, c and the moments there are,
 up to those of fourth order, which make the derivatives. Where its share is imposed too, the brightest voxel of a layer
-takes that then, and the others are tilted once more for what is left. R is the teacher's; F, mu, rho and J are trained
-in one or two phases: by regression of g and m on pairs of noise and teacher output (J: of the exact lambda), F on many
-more of them than the rest, as its teacher's layer flow is cheap; and then, with more steps than ``pair_steps``, F alone
-on real showers by distribution matching: an energy distance (Szekely and Rizzo, J. Stat. Plan. Inference 143, 2013)
-between whitened observables of real and generated showers of the same particles, along random directions.
+takes that then, and the others are tilted for what is left: once more, or (``twice`` = false) only then. R is the
+teacher's; F, mu, rho and J are trained in one or two phases: by regression of g and m on pairs of noise and teacher
+output (J: of the exact lambda), F on many more of them than the rest, as its teacher's layer flow is cheap; and then,
+with more steps than ``pair_steps``, F alone on real showers by distribution matching: an energy distance (Szekely and
+Rizzo, J. Stat. Plan. Inference 143, 2013) between whitened observables of real and generated showers of the same
+particles, along random directions.
 """
 
 from collections.abc import Iterator
@@ -23,16 +24,15 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..geometry import mirrors
 from ..transforms import LARGEST_COVARIANCE, LEAST_REST, WITH_LARGEST, Layers, Members
 from .base import Fast, Generator, LayerFlow, Objective, Sizes, randn_like, require_sizes
 from .matching import energy_distance, whitened
 from .moments import LARGEST, N_PLANAR, N_RADIAL, LayerMoments
+from .rings import Rings
 
 EMPTY = -40.0  # ln of the energy of an empty voxel
 REACH = 9.0  # largest margin of the tables
@@ -58,7 +58,8 @@ class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments of x and y, and one more with
     brightest, the imposed share of the brightest voxel; radial: whether moments of r are imposed; layers: how they hold
     the layer energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student
-    too imposes moments, or only knows them; centred: with b about the centre that is there, for showers off the axis;
+    too imposes moments, or only knows them, twice: whether once before the brightest voxel is chosen too, which takes
+    more time; centred: with b about the centre that is there, for showers off the axis;
     width, depth: hidden layers for mu, rho and J; layer_width, layer_depth, layer_activation: for F, whose regression
     has ``layer_rate`` times the learning rate; layers_by: "flow" keeps the teacher's layer flow in place of F, exact
     and slower, with ``layer_depth`` transforms of ``layer_width`` hidden units, layer_bins, layer_passes and
@@ -74,6 +75,7 @@ class OneStepConfig:
     layers: Layers = "fractions"
     correlate: bool = True
     impose: bool = True
+    twice: bool = True
     centred: bool = False
     width: int = 192
     depth: int = 2
@@ -140,7 +142,6 @@ class OneStep(Generator):
     helpers = ("judge",)
     exact = ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "units")  # where there are such
 
-    ring: Tensor  # which of the K mu, rho and q each voxel has, (V,)
     places: Tensor  # of the voxels, (2, V) [mm]
     shares: Tensor
     largest: Tensor  # the layer that holds most on average, one-hot (L,)
@@ -195,10 +196,13 @@ class OneStep(Generator):
             n_observables = n_c + 1 + n_layers * (6 + N_BRIGHTEST)
             self.judge = _mlp(n_observables, config.judge_width, 2, 1, "silu")
         self.imposes = config.impose and self.n_moments > 0
-        self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.n_rings + n_layers)
+        self.voxels = _mlp(n_in, config.width, config.depth, 2 * self.rings.n + n_layers)
+        self.newton: nn.Sequential | None = None
+        self.newton_rest: nn.Sequential | None = None
         if self.imposes:
             shape = (n_in + self.moments.n_known * n_layers, config.width, 2, self.n_moments**2 * n_layers)
-            self.newton = _mlp(*shape)
+            if config.twice or not config.brightest:
+                self.newton = _mlp(*shape)
             if config.brightest:
                 self.newton_rest = _mlp(*shape)
 
@@ -206,16 +210,15 @@ class OneStep(Generator):
         config, n_layers = self.config, self.n_layers
         fixed = {"places": places}
         fixed["first_g"] = torch.arange(self.n_globals) * (config.n_read - 1)
-        fixed["ring"] = self._rings()
-        self.n_rings = int(fixed["ring"].max()) + 1
-        fixed["first_v"] = fixed["ring"] * (config.n_nodes * (config.n_knots + 1))
+        self.rings = Rings(self.sizes.mesh("one_step"), config.rings)
+        fixed["first_v"] = (self.rings.ring * (config.n_nodes * (config.n_knots + 1))).int()
         fixed["shares"] = _shares(n_layers)
         for name, value in fixed.items():
             self.register_buffer(name, value, persistent=False)
         g = torch.linspace(-G_MAX, G_MAX, config.n_read).repeat(self.n_globals, 1)
         variances = slice(3 * n_layers, 4 * n_layers) if config.radial else slice(4 * n_layers, 6 * n_layers)
         g[variances] = g[variances].exp()  # if there are any
-        q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.n_rings, 1)
+        q = torch.linspace(0, REACH, config.n_knots).repeat(config.n_nodes, self.rings.n, 1)
         nodes = torch.linspace(0, 10, config.n_nodes).repeat(n_layers, 1)
         for name in ("threshold", "ceiling", "lowest", "per_g", "read", "first", "per_node", "q"):
             self.register_buffer(name, torch.zeros(()))
@@ -227,17 +230,6 @@ class OneStep(Generator):
             self.register_load_state_dict_post_hook(lambda model, _: model.adopt_units(model.units))  # type: ignore[no-untyped-call]
             self.adopt_units(torch.full((1 if config.radial else 2, n_layers), 10.0))
         self.adopt_tables(1e-3, 1.0, torch.full((self.n_globals,), -G_MAX), g, nodes, q)
-
-    def _rings(self) -> Tensor:
-        geometry = self.sizes.mesh("one_step")
-        images = mirrors(geometry)
-        if not self.config.rings:
-            return torch.arange(geometry.n_voxels)
-        if len(images) == 1 or geometry.layers[0].kind != "polar":
-            raise ValueError(
-                f"got rings for {geometry.name!r}, expected a polar mesh that can be turned; set model.rings to false"
-            )
-        return torch.from_numpy(np.unique(images.min(0), return_inverse=True)[1].reshape(-1))
 
     def adopt_units(self, units: Tensor) -> None:
         """Count moments along x and y, or of r, in these lengths [mm], (2, L) or (1, L)."""
@@ -279,7 +271,7 @@ class OneStep(Generator):
                 yield Objective("layers", layers, self._layer_loss, until=steps, rate=self.config.layer_rate)
             yield Objective("pairs", voxels, self._pair_loss, until=steps)
         if self.imposes:
-            networks = [self.newton, *([self.newton_rest] if self.config.brightest else [])]
+            networks = [v for v in (self.newton, self.newton_rest) if v is not None]
             yield Objective("tilt", [p for v in networks for p in v.parameters()], self._tilt_loss, every=2)
         if self.judge is not None:
             judge = list(self.judge.parameters())
@@ -411,7 +403,7 @@ class OneStep(Generator):
         made = torch.exp(self._log_energy(value, log_layers)) - self.threshold
         made = made.clamp_min(LEAST_EXCESS * self.threshold) * filled
         tilts, n, others, e = [], self.members.sums(filled), filled, None
-        if self.imposes:
+        if self.newton is not None:
             tilts.append((self.newton, made, self._wanted(raw)))
             made = self._tilted(*tilts[0], given)
         if self.config.brightest:
@@ -419,10 +411,11 @@ class OneStep(Generator):
             part = torch.where(n > 1, raw[:, -self.n_layers :], 1.0)
             e = self.members.spread(part * layers / self.members.sums(top).clamp_min(1.0)) * top
             n, others, made, layers = n - 1, filled - top, made * (1 - top), layers * (1 - part)
-            if self.imposes:
+            if self.newton_rest is not None:
                 part, there = part[:, None], self.moments.means(top)[:, : self.n_moments]
-                tilts.append((self.newton_rest, made, (tilts[0][2] - part * there) / (1 - part).clamp_min(LEAST_PART)))
-                made = self._tilted(*tilts[1], given)
+                wanted = (self._wanted(raw) - part * there) / (1 - part).clamp_min(LEAST_PART)
+                tilts.append((self.newton_rest, made, wanted))
+                made = self._tilted(*tilts[-1], given)
         n = n.clamp_min(1.0)
         base = torch.minimum(layers / n, 1.00001 * self.threshold)
         share = (layers - n * base) / self.members.sums(made).clamp_min(1e-9)
@@ -457,10 +450,9 @@ class OneStep(Generator):
         that their energies are read at, (N, V) each: a voxel filled without the shift does not take its value from it.
         """
         n_layers, z_v = self.n_layers, z[:, self.n_globals :]
-        mu, rho, rate = torch.split(self.voxels(given), [self.n_rings, self.n_rings, n_layers], 1)
-        if self.config.rings:
-            mu, rho = mu.index_select(1, self.ring), rho.index_select(1, self.ring)
-        own = mu + torch.exp(rho.clamp(-4.0, 2.0)) * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
+        mu, rho, rate = torch.split(self.voxels(given), [self.rings.n, self.rings.n, n_layers], 1)
+        mu, width = self.rings.spread(mu), self.rings.spread(torch.exp(rho.clamp(-4.0, 2.0)))
+        own = mu + width * (z_v @ self.root if self.root.dim() == 2 else z_v * self.root)
         wanted, sums, spread = raw[:, n_layers : 2 * n_layers], self.members.sums, self.members.spread
         m = own + spread((wanted - sums(torch.sigmoid(SHARPNESS * own))) * rate)
         if self.config.recount:
@@ -478,7 +470,7 @@ class OneStep(Generator):
         at = ((log_layers - self.first) * self.per_node).clamp(0.0, n_nodes - 1 - 1e-3)
         place = (m * ((n_knots - 1) / REACH) + 1).clamp(0.0, n_knots - 1e-3)
         node, left = at.floor(), place.floor()
-        row = (self.members.spread(node * (n_knots + 1)) + left).long() + self.first_v
+        row = (self.members.spread(node * (n_knots + 1)) + left).int() + self.first_v
         q = functional.embedding(row, self.log_e)
         a, b, slope, slope_b = q[..., 0], q[..., 1], q[..., 2], q[..., 3]  # unbind takes ONNX Runtime longer
         p, f = place - left, self.members.spread(at - node)

@@ -33,8 +33,9 @@ class Rings(nn.Module):
         self.register_buffer("ring", torch.from_numpy(ring), persistent=False)
         # Layers that are alike repeat their rings, one turn after the other.
         self.n_layers, self.n_turns = geometry.n_layers, geometry.n_voxels // self.n
-        blocks = np.arange(self.n).reshape(self.n_layers, 1, -1) if self.n % self.n_layers == 0 else ring[:, None, None]
-        self.alike = np.array_equal(blocks.repeat(self.n_turns, 1).reshape(-1), ring)
+        even = self.n % self.n_layers == 0
+        turned = np.arange(self.n).reshape(self.n_layers if even else 1, 1, -1).repeat(self.n_turns, 1)
+        self.alike = even and np.array_equal(turned.reshape(-1), ring)
         self.by_product = shared and not self.alike and self.n * len(ring) <= LARGEST_PRODUCT
         columns = nn.functional.one_hot(self.ring, self.n).T.float() if self.by_product else torch.ones(self.n_turns, 1)
         self.register_buffer("columns", columns, persistent=False)

@@ -128,6 +128,16 @@ def test_half_storage_keeps_showers_to_a_percent_and_statistics_exactly(tmp_path
     assert np.mean((a.energy > 0) != (b.energy > 0)) < 0.01
 
 
+def test_half_storage_needs_no_masks(tmp_path: Path) -> None:
+    fast = model(VAEConfig(n_latent=3, width=8, depth=1, layer_hidden=8, layer_transforms=2, layer_passes=0))
+    masks = {k: v for k, v in fast.state_dict().items() if k.endswith(".mask")}
+    assert masks
+    fast.save(tmp_path / "half", half=True)
+    again = FastSim.load(tmp_path / "half").state_dict()
+    assert all(torch.equal(mask, again[name]) for name, mask in masks.items())
+    assert b".mask" not in (tmp_path / "half" / "weights.safetensors").read_bytes()
+
+
 def test_the_seed_alone_decides(tmp_path: Path) -> None:
     fast = model()
     state = torch.get_rng_state()

@@ -27,6 +27,7 @@ from .simulate.gun import Gun
 from .voxelwise import VoxelTransform
 
 FORMAT, VERSION = "caloforge-model", 2
+MASK = ".mask"  # of masked layers, in their weights
 CHUNK = 1000
 Transform = ShowerTransform | VoxelTransform | FractionTransform
 
@@ -193,7 +194,8 @@ class FastSim(nn.Module):
     def save(self, folder: str | Path, *, half: bool = False, helpers: bool = True) -> None:
         """Write card.json and weights.safetensors into the folder.
 
-        half: networks as float16, the rest as it is; helpers: also what only training needs (a discriminator).
+        half: networks as float16 without the masks of masked layers, the rest as it is; helpers: also what only
+        training needs (a discriminator).
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -203,6 +205,8 @@ class FastSim(nn.Module):
             if helpers or not k.startswith(self._helpers())
         }
         if half:
+            for name in [k for k in state if k.endswith(MASK)]:
+                state[_masked(name)] = state[_masked(name)] * state.pop(name)
             exact = tuple(f"generator.{name}" for name in self.generator.exact)
             state = {
                 k: v.half() if k.startswith("generator.") and not k.startswith(exact) and v.is_floating_point() else v
@@ -227,10 +231,12 @@ class FastSim(nn.Module):
         state = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_tensors(weights).items()}
         try:
             fast = _assemble(card)
+            for name in [k for k in fast.state_dict() if k.endswith(MASK) and k not in state]:
+                state[name] = state[_masked(name)] != 0
             missing, unknown = fast.load_state_dict(state, strict=False)
             if unknown or any(not key.startswith(fast._helpers()) for key in missing):
                 raise RuntimeError
-        except (RuntimeError, TypeError) as error:  # torch lists every tensor: too long for one sentence
+        except (RuntimeError, KeyError, TypeError) as error:  # torch lists every tensor: too long for one sentence
             raise ValueError(
                 f"got {folder}/card.json, expected settings that fit the weights beside it; copy the model again"
             ) from error
@@ -242,6 +248,11 @@ class FastSim(nn.Module):
     def with_card(self, **changes: Any) -> "FastSim":
         """The same networks with fields of the card replaced."""
         return FastSim(replace(self.card, **changes), self.encoder, self.transform, self.generator).eval()
+
+
+def _masked(name: str) -> str:
+    """The weight that a mask belongs to."""
+    return name.removesuffix(MASK) + ".weight"
 
 
 def read_card(folder: str | Path) -> tuple[Card, str]:

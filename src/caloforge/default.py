@@ -36,11 +36,11 @@ from .fastsim import FastSim
 from .geometry import mirrors
 from .models.copula import CopulaConfig
 from .models.one_step import OneStepConfig
-from .preprocess import FEW_LAYERS, PreprocessConfig
+from .preprocess import PreprocessConfig
 from .showers import Incident, Showers
 from .simulate.gun import Gun
 from .train import Progress, TrainConfig, fit, require_trainable
-from .transforms import Layers
+from .transforms import FEW_LAYERS, Layers
 
 if TYPE_CHECKING:
     from .evaluate import Report

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .fastsim import Card, FastSim
 from .models.base import LayerFlow
-from .models.caloflow import CaloFlow, CaloFlowStudent, CaloFlowStudentConfig
+from .models.caloflow import CaloFlow, CaloFlowStudentConfig
 from .models.flow_matching import FlowMatching
 from .models.mean_flow import MeanFlow, MeanFlowConfig
 from .models.one_step import REACH, OneStep, OneStepConfig, Pairs, feature_order
@@ -172,14 +172,7 @@ def caloflow_student_of(teacher: FastSim, config: CaloFlowStudentConfig, *, seed
         raise ValueError(
             f"got a teacher of family {teacher.card.family} for a caloflow_student, expected caloflow; choose another"
         )
-    about = teacher.card
-    card = Card("caloflow_student", asdict(config), about.preprocess, teacher.geometry, about.valid, about.pdg)
-    student = FastSim.from_card(card, seed=seed)
-    student.encoder.load_state_dict(teacher.encoder.state_dict())
-    student.transform.load_state_dict(teacher.transform.state_dict())
-    assert isinstance(student.generator, CaloFlowStudent)
-    student.generator.adopt(teacher.generator)
-    return student
+    return _adopted(teacher, "caloflow_student", config, seed)
 
 
 def mean_flow_of(teacher: FastSim, config: MeanFlowConfig, *, seed: int = 0) -> FastSim:
@@ -188,13 +181,16 @@ def mean_flow_of(teacher: FastSim, config: MeanFlowConfig, *, seed: int = 0) -> 
         raise ValueError(
             f"got a teacher of family {teacher.card.family} for mean_flow, expected flow_matching; choose another"
         )
-    about, config = teacher.card, replace(config, **_layer_settings(teacher))
-    card = Card("mean_flow", asdict(config), about.preprocess, teacher.geometry, about.valid, about.pdg)
+    return _adopted(teacher, "mean_flow", replace(config, **_layer_settings(teacher)), seed)
+
+
+def _adopted(teacher: FastSim, family: str, config: MeanFlowConfig | CaloFlowStudentConfig, seed: int) -> FastSim:
+    about = teacher.card
+    card = Card(family, asdict(config), about.preprocess, teacher.geometry, about.valid, about.pdg)
     student = FastSim.from_card(card, seed=seed)
     student.encoder.load_state_dict(teacher.encoder.state_dict())
     student.transform.load_state_dict(teacher.transform.state_dict())
-    assert isinstance(student.generator, MeanFlow)
-    student.generator.adopt(teacher.generator)
+    student.generator.adopt(teacher.generator)  # type: ignore[operator]
     return student
 
 

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 
 from .geometry import Geometry
 from .tilt import JetMomentum, Moments
-from .transforms import WITH_LARGEST, ConditionalGaussianize, Decorrelate, Gaussianize, LayerFractions, Layers
+from .transforms import (
+    FEW_LAYERS,
+    WITH_LARGEST,
+    ConditionalGaussianize,
+    Decorrelate,
+    Gaussianize,
+    LayerFractions,
+    Layers,
+)
 
 CONDITIONS = ("energy", "theta", "phi", "x", "y")
 
@@ -80,7 +88,6 @@ class PreprocessConfig:
             )
 
 
-FEW_LAYERS = 8
 SPAN = 48.0  # wider than any distance to a threshold: keeps layers apart in one sort
 
 

@@ -19,6 +19,7 @@ from .geometry import Geometry
 Layers = Literal["fractions", "logs", "rest", "ratios"]
 WITH_LARGEST = ("rest", "ratios")  # in which one layer is special
 
+FEW_LAYERS = 8  # beyond, a detector is deep: far layers say little of one another, and some hold next to nothing
 MANY = 16_384  # table entries that are searched instead of compared
 LARGEST_COVARIANCE = 2048  # voxels
 LARGEST_LOG = 30.0  # of an energy in MeV

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..transforms import LARGEST_COVARIANCE, LEAST_REST, WITH_LARGEST, Layers, Members
+from ..transforms import FEW_LAYERS, LARGEST_COVARIANCE, LEAST_REST, WITH_LARGEST, Layers, Members
 from .base import Fast, Generator, LayerFlow, Objective, Sizes, randn_like, require_sizes
 from .matching import energy_distance, whitened
 from .moments import LARGEST, N_PLANAR, N_RADIAL, LayerMoments
@@ -39,7 +39,6 @@ REACH = 9.0  # largest margin of the tables
 G_MAX = 4.5  # largest feature of a layer
 BELOW = 1.5  # how far below the threshold a margin still counts in the regression
 N_BRIGHTEST = 2
-FEW_LAYERS = 8  # beyond, layers that hold next to nothing are common, and decoding their logarithms takes float64
 LEAST = 1e-4  # margin of the voxel nearest to its threshold in a layer
 LAYER_BATCH = 4  # pairs of the layers for each one of voxels
 Activation = Literal["relu", "tanh", "silu"]
@@ -372,7 +371,7 @@ class OneStep(Generator):
 
     def _layer_features(self, z: Tensor, c: Tensor) -> Tensor:
         z_g = z[:, : self.n_globals]
-        # The tables of logarithms are steep where layers begin to be empty.
+        # Beyond, layers that hold next to nothing are common, where the tables of logarithms are steep.
         exact = self.config.layers in ("logs", "ratios") and self.n_layers > FEW_LAYERS
         if isinstance(self.layers, LayerFlow):
             z_g = z_g.double() if exact else z_g

@@ -59,6 +59,11 @@ class LayerMoments(nn.Module):
         """Means of all powers but 1 in every layer, (N, P - 1, L), of voxels (N, V)."""
         return self._means(e, self.basis)
 
+    def of(self, e: Tensor) -> Tensor:
+        """Means of the K functions b in every layer, (N, K, L), of voxels (N, V)."""
+        size = 1 + self.k
+        return self._means(e, self.basis[..., : size if self.alike else size * self.n_layers])
+
     def step(self, j: Tensor, means: Tensor, wanted: Tensor) -> Tensor:
         """lambda b (N, V) of the Newton step with J (N, K, K, L) from ``means`` to the moments wanted, (N, K, L)."""
         missing = wanted - means[:, : self.k]
@@ -98,7 +103,7 @@ class LayerMoments(nn.Module):
         if self.alike:
             sums = (e.reshape(-1, self.n_layers, basis.shape[1]).transpose(0, 1) @ basis).permute(1, 2, 0)
         else:
-            sums = (e @ basis).reshape(-1, len(self.powers), self.n_layers)
+            sums = (e @ basis).reshape(-1, basis.shape[1] // self.n_layers, self.n_layers)
         return sums[:, 1:] / sums[:, :1].clamp_min(1e-9)
 
     def _exponent(self, power: Tensor, means: Tensor, basis: Tensor) -> Tensor:

@@ -406,12 +406,14 @@ class OneStep(Generator):
             tilts.append((self.newton, made, self._wanted(raw)))
             made = self._tilted(*tilts[0], given)
         if self.config.brightest:
-            top = (made >= self.members.spread(self.members.largest(made))).to(z.dtype) * filled
+            top = (made >= self.members.spread(self.members.largest(made))).to(z.dtype)
+            top = top * filled if self.config.layers == "fractions" else top  # elsewhere no layer is empty
             part = torch.where(n > 1, raw[:, -self.n_layers :], 1.0)
             e = self.members.spread(part * layers / self.members.sums(top).clamp_min(1.0)) * top
-            n, others, made, layers = n - 1, filled - top, made * (1 - top), layers * (1 - part)
+            n, others, layers = n - 1, filled - top, layers * (1 - part)
+            made = made * others
             if self.newton_rest is not None:
-                part, there = part[:, None], self.moments.means(top)[:, : self.n_moments]
+                part, there = part[:, None], self.moments.of(top)
                 wanted = (self._wanted(raw) - part * there) / (1 - part).clamp_min(LEAST_PART)
                 tilts.append((self.newton_rest, made, wanted))
                 made = self._tilted(*tilts[-1], given)
@@ -439,9 +441,9 @@ class OneStep(Generator):
         if self.config.layers == "rest":
             largest, layers = self.largest[:, None], torch.exp(u)
             total = torch.exp(log_most) * torch.sigmoid(u @ largest)
-            others = layers @ ((1 - largest) / (1 - LEAST_REST))
-            layers = layers * (total / others.clamp_min(1e-9)).clamp_max(1.0)
-            return raw, torch.log(layers + self.largest * (total - layers @ (1 - largest) - layers))
+            others = layers @ (1 - largest)
+            scale = ((1 - LEAST_REST) * total / others.clamp_min(1e-9)).clamp_max(1.0)
+            return raw, torch.log(torch.where(self.largest > 0, total - scale * others, scale * layers))
         return raw, log_most + functional.softplus(torch.cat([-u, u], dim=1)) @ self.shares
 
     def _margins(self, z: Tensor, given: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:

@@ -73,8 +73,14 @@ def test_rings_share_their_tables_and_run_in_onnx(layers: Any, tmp_path: Path) -
     showers = small_showers(geometry, n=300)
     recipes = choose(showers, steps=20)
     assert recipes.student.model.rings  # type: ignore[union-attr]
-    assert not recipes.student.model.impose  # type: ignore[union-attr]
-    preprocess = replace(recipes.teacher.preprocess, layers=layers)
+    assert recipes.teacher.preprocess.brightest
+    assert recipes.teacher.preprocess.correlate
+    assert recipes.student.model.impose  # type: ignore[union-attr]
+    assert not recipes.student.model.twice  # type: ignore[union-attr]
+    deep = choose(small_showers(Geometry("deep", tuple(rings[:1]) * 9), n=300))
+    assert not deep.teacher.preprocess.brightest
+    assert not deep.student.model.impose  # type: ignore[union-attr]
+    preprocess = replace(recipes.teacher.preprocess, layers=layers, brightest=layers == "rest")
     old = FastSim.create(geometry, CopulaConfig(8, 1, 4), valid=showers.incident, preprocess=preprocess)
     fit(old, showers, TrainConfig(steps=5, batch=128, warmup=1, bf16=False, mirror=True, log_every=5))
     student = distill(

@@ -9,16 +9,17 @@ The rules, for V voxels in L layers:
   fraction where one layer always (99.9 %) holds more than 3 % of a shower and there are several; and as fractions
   otherwise;
 * moments are imposed (``tilt``), of r where every layer has at least 3 bins in r, or of x and y where they have 3 along
-  both axes and V is at most 2,048; and where those of x and y are and the layer energies are logarithms, the brightest
-  voxel of each layer too, in place of the correlations that the features do not explain, which saves half of its time;
-  mirror images and rotations augment a detector hit in its centre at normal incidence;
+  both axes and V is at most 2,048; the brightest voxel of each layer too, where moments of r are imposed in up to eight
+  layers, and where those of x and y are and the layer energies are logarithms, there in place of the correlations that
+  the features do not explain, which saves half of its time; mirror images and rotations augment a detector hit in its
+  centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
   each, or two where the student keeps it; it is trained for 1,500 steps up to 40 layer features, and beyond, where a
   step takes several times as long and a few thousand showers are soon known by heart, for 500;
-* the student imposes moments of x and y like its teacher, and keeps its layer flow where there are
-  more than eight layers; it has hidden layers of 128 up to 600 voxels, 192 up to 1,000, and 256 beyond, and of 256 for
-  the layers, and counts filled voxels twice beyond 600 voxels; it takes 5,000 steps of 512 pairs, or 2,500 of 128
-  beyond 2,048 voxels.
+* the student imposes what its teacher does, moments of r beside brightest voxels with one tilt, and none of r where
+  there are more than eight layers, where it keeps its teacher's layer flow; it has hidden layers of 128 up to 600
+  voxels, 192 up to 1,000, and 256 beyond, and of 256 for the layers, and counts filled voxels twice beyond 600 voxels
+  or with one tilt; it takes 5,000 steps of 512 pairs, or 2,500 of 128 beyond 2,048 voxels.
 
 A tenth of the showers takes no part in any training. On their particles teacher and student are judged: the student is
 kept unless a classifier (AUC on high-level observables) finds it more than WORSE above the teacher.
@@ -79,13 +80,14 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     straight = bool(max(abs(v).max() for v in (incident.theta, incident.x, incident.y)) == 0)
     mirror = straight and len(mirrors(geometry)) > 1
     deep = geometry.n_layers > FEW_LAYERS
-    brightest = impose and not polar and layers == "logs"
-    n_features = geometry.n_layers * (7 + brightest if impose and not polar else 4)
+    brightest = impose and (not deep if polar else layers == "logs")
+    once = brightest and polar
+    n_features = geometry.n_layers * ((7 if impose and not polar else 4) + brightest)
     n = steps or (1500 if n_features <= MANY_FEATURES else 500)
     teacher = Recipe(
         CopulaConfig(layer_transforms=2 if deep else 3, layer_bins=12 if n_features <= MANY_FEATURES else 8),
         PreprocessConfig(
-            impose=kind if impose else "none", layers=layers, brightest=brightest, correlate=not brightest,
+            impose=kind if impose else "none", layers=layers, brightest=brightest, correlate=polar or not brightest,
             threshold_mev=_threshold(showers), depth_mm=_depth(showers),
         ),
         TrainConfig(
@@ -98,11 +100,11 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     n = steps or (2500 if many else 5000)
     student = Recipe(
         OneStepConfig(
-            impose=impose and not polar, centred=not straight, width=width, layer_width=256, layer_depth=3,
-            layer_activation="silu", layer_rate=4.0,
+            impose=impose and not (polar and deep), twice=not once, centred=not straight, width=width,
+            layer_width=256, layer_depth=3, layer_activation="silu", layer_rate=4.0,
             layers_by="flow" if deep else "regression",
             rings=mirror and polar and impose,
-            recount=geometry.n_voxels > FEW_VOXELS, pair_steps=n,
+            recount=once or geometry.n_voxels > FEW_VOXELS, pair_steps=n,
         ),
         PreprocessConfig(),
         TrainConfig(

@@ -14,8 +14,9 @@ The rules, for V voxels in L layers:
   the features do not explain, which saves half of its time; mirror images and rotations augment a detector hit in its
   centre at normal incidence;
 * the teacher is a Gaussian copula with a spline flow for the layers, of three transforms with five groups of features
-  each, or two where the student keeps it; it is trained for 1,500 steps up to 40 layer features, and beyond, where a
-  step takes several times as long and a few thousand showers are soon known by heart, for 500;
+  each, or two where the student keeps it; up to 40 layer features it has 256 hidden units with dropout and is trained
+  for 1,500 steps, and beyond, where a step takes several times as long and a few thousand showers are soon known by
+  heart, 128 units and 500 steps;
 * the student imposes what its teacher does, moments of r beside brightest voxels with one tilt, and none of r where
   there are more than eight layers, where it keeps its teacher's layer flow; it has hidden layers of 128 up to 600
   voxels, 192 up to 1,000, and 256 beyond, and of 256 for the layers, and counts filled voxels twice beyond 600 voxels
@@ -83,9 +84,13 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     brightest = impose and (not deep if polar else layers == "logs")
     once = brightest and polar
     n_features = geometry.n_layers * ((7 if impose and not polar else 4) + brightest)
-    n = steps or (1500 if n_features <= MANY_FEATURES else 500)
+    few = n_features <= MANY_FEATURES
+    n = steps or (1500 if few else 500)
     teacher = Recipe(
-        CopulaConfig(layer_transforms=2 if deep else 3, layer_bins=12 if n_features <= MANY_FEATURES else 8),
+        CopulaConfig(
+            layer_hidden=256 if few else 128, layer_dropout=0.1 if few else 0.0, layer_transforms=2 if deep else 3,
+            layer_bins=12 if few else 8,
+        ),
         PreprocessConfig(
             impose=kind if impose else "none", layers=layers, brightest=brightest, correlate=polar or not brightest,
             threshold_mev=_threshold(showers), depth_mm=_depth(showers),

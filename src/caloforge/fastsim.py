@@ -231,12 +231,12 @@ class FastSim(nn.Module):
         state = {k: v.float() if v.dtype == torch.float16 else v for k, v in load_tensors(weights).items()}
         try:
             fast = _assemble(card)
-            for name in [k for k in fast.state_dict() if k.endswith(MASK) and k not in state]:
-                state[name] = state[_masked(name)] != 0
+            masks = {k: _masked(k) for k in fast.state_dict() if k.endswith(MASK) and k not in state}
+            state |= {mask: state[weight] != 0 for mask, weight in masks.items() if weight in state}
             missing, unknown = fast.load_state_dict(state, strict=False)
             if unknown or any(not key.startswith(fast._helpers()) for key in missing):
                 raise RuntimeError
-        except (RuntimeError, KeyError, TypeError) as error:  # torch lists every tensor: too long for one sentence
+        except (RuntimeError, TypeError) as error:  # torch lists every tensor: too long for one sentence
             raise ValueError(
                 f"got {folder}/card.json, expected settings that fit the weights beside it; copy the model again"
             ) from error

@@ -57,8 +57,8 @@ class OneStepConfig:
     """per_layer: numbers per layer in the teacher's g, 4, or 7 with imposed moments of x and y, and one more with
     brightest, the imposed share of the brightest voxel; radial: whether moments of r are imposed; layers: how they hold
     the layer energies, correlate: whether R is more than a diagonal (``PreprocessConfig``); impose: whether the student
-    too imposes moments, or only knows them; twice: with brightest, whether also before that voxel is chosen, which takes
-    more time; centred: with b about the centre that is there, for showers off the axis;
+    too imposes moments, or only knows them; twice: with brightest, whether also before that voxel is chosen, which
+    takes more time; centred: with b about the centre that is there, for showers off the axis;
     width, depth: hidden layers for mu, rho and J; layer_width, layer_depth, layer_activation: for F, whose regression
     has ``layer_rate`` times the learning rate; layers_by: "flow" keeps the teacher's layer flow in place of F, exact
     and slower, with ``layer_depth`` transforms of ``layer_width`` hidden units, layer_bins, layer_passes and

@@ -56,7 +56,9 @@ def test_towers_add_energy_and_are_massless() -> None:
 def test_trimming_drops_soft_subjets() -> None:
     needs_packages()
     cells = np.array([[200.0, 0.0, 0.0], [100.0, 0.5, 0.0], [3.0, -0.6, 0.0]])
-    jet = jets.trimmed_leading_jet(cells)
+    soft = np.array([[4.0, 1.0, 0.0], [3.0, -1.0, 0.0]])
+    nothing, jet = jets.trimmed_leading_jets([soft, cells])
+    assert nothing is None
     assert jet is not None
     assert len(jet.subjets) == 2
     assert jet.delta_r == pytest.approx(0.5)

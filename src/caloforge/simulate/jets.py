@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,20 +25,13 @@ from ..geometry import Array, Geometry, Layer, regular
 from ..showers import Incident, Showers
 from .cluster import ClusterConfig, choose_cluster
 from .production import Plan, produce_blocks
+from .pythia import QCD, W, events
 
-W, QCD = 24, 21
 CLASSES = {"W": W, "QCD": QCD}
 N_PIXELS, HALF_WIDTH = 25, 1.25
 BLOCK = 200  # jets per start of Pythia: a start takes a second, and makes a block depend on its index alone
 COLUMNS = ("pt", "eta", "phi", "mass", "delta_r", "tau_1", "tau_2", "tau_3")
 Rotation = Literal["constituents", "spline"]
-
-_COMMON = ("Beams:eCM = 14000.", "Print:quiet = on", "Random:setSeed = on")
-_HARD = {
-    W: ("NewGaugeBoson:ffbar2Wprime = on", "Wprime:coup2WZ = 1", "34:onMode = off", "34:onIfMatch = 24 23",
-        "24:onMode = off", "24:onIfAny = 1 2 3 4", "23:onMode = off", "23:onIfAny = 12"),
-    QCD: ("HardQCD:all = on",),
-}  # fmt: skip
 
 
 def geometry() -> Geometry:
@@ -53,7 +47,8 @@ class JetConfig:
     classes: "W", "QCD" or both in equal numbers; wprime_mass: half of it is where pT(W) peaks; pt_hat: range of the QCD
     scattering; rotation: of the constituents before they fill pixels, or of the image by a cubic spline, as in the
     paper, which leaves ringing pixels; below ``smallest`` [GeV] a pixel is empty; early: events that can hardly pass
-    are given up before they are complete, which halves the time of QCD.
+    are given up before they are complete, which loses one jet in a hundred and halves the
+    time (docs/log.md).
     """
 
     classes: tuple[Literal["W", "QCD"], ...] = ("W", "QCD")
@@ -97,27 +92,21 @@ class Jet:
 
 
 class Jets:
-    """Pythia and FastJet: ``events`` yields the selected jets of a class. Cannot be given its particles."""
+    """Pythia and FastJet: ``batches`` yields the selected jets of a class. Cannot be given its particles."""
 
     def __init__(self, config: JetConfig) -> None:
         _require_packages()
         self.config = config
 
-    def jets(self, pdg: int, seed: int) -> Iterator[Jet]:
-        """Selected jets without end; the same seed gives the same jets."""
-        config = self.config
-        pythia, _hook = _pythia(config, pdg, seed)  # Pythia keeps no reference to its hook
-        while True:
-            if not pythia.next():
-                continue
-            jet = trimmed_leading_jet(towers(_visible(pythia.event)))
-            if jet is not None and _selected(jet, config):
-                yield jet
+    def batches(self, pdg: int, seed: int) -> Iterator[list[Jet]]:
+        """The selected jets of some events at a time, without end; the same seed gives the same jets."""
+        for batch in events(self.config, pdg, seed):
+            found = trimmed_leading_jets([towers(particles) for particles in batch])
+            yield [jet for jet in found if jet is not None and _selected(jet, self.config)]
 
     def block(self, pdg: int, n: int, seed: int) -> tuple[Showers, dict[str, Array]]:
         """n jets of one class as images, and their columns (N,) from FastJet: pt and mass in MeV."""
-        chosen = self.jets(pdg, seed)
-        jets = [next(chosen) for _ in range(n)]
+        jets = list(islice(chain.from_iterable(self.batches(pdg, seed)), n))
         taus = subjettiness([jet.constituents for jet in jets])
         columns = {name: np.array([getattr(jet, name) for jet in jets]) for name in COLUMNS[:5]}
         columns |= {f"tau_{k + 1}": taus[:, k] for k in range(3)}
@@ -178,36 +167,66 @@ def towers(particles: Array) -> Array:
     return np.stack([summed / np.cosh(centre_eta), centre_eta, centre_phi], axis=1)
 
 
-def trimmed_leading_jet(cells: Array) -> Jet | None:
-    """The leading anti-kT jet (R = 1.0) of massless cells (m, 3) of pT, eta, phi, trimmed; None below 10 GeV."""
+def trimmed_leading_jets(cells: list[Array]) -> list[Jet | None]:
+    """Event by event, the leading anti-kT jet (R = 1.0) of massless cells (m, 3) of pT, eta, phi, trimmed.
+
+    None where that jet has less than 10 GeV. Many events at once, because most of the time goes into calls.
+    """
     import fastjet
 
-    found_jet = _leading(cells, fastjet.antikt_algorithm, 1.0)
-    if found_jet is None:
-        return None
-    jet, sequence = found_jet
-    parts = fastjet.ClusterSequence(list(jet.constituents()), fastjet.JetDefinition(fastjet.kt_algorithm, 0.3))
-    found = fastjet.sorted_by_pt(parts.inclusive_jets(0.05 * jet.pt()))
-    if not found:
-        return None
-    constituents = [(c.pt(), c.eta(), c.phi()) for part in found for c in part.constituents()]
-    total = found[0]
-    for part in found[1:]:
-        total = total + part
-    subjets = np.array([(part.pt(), part.eta(), part.phi()) for part in found])
-    del sequence  # kept until here: its jets refer to it
-    return Jet(total.pt(), total.eta(), total.phi(), max(total.m(), 0.0), subjets, np.array(constituents))
+    momenta = [_momenta(event) for event in cells]
+    leading = []
+    for parts, p in zip(_clusters(momenta, fastjet.antikt_algorithm, 1.0), momenta, strict=True):
+        leading.append(parts[int(np.argmax(_kinematics(p, parts)[:, 0]))])
+    inside = [p[constituents] for p, constituents in zip(momenta, leading, strict=True)]
+    subjets = _clusters(inside, fastjet.kt_algorithm, 0.3)
+    return [
+        _trimmed(p, event[constituents], parts)
+        for p, event, constituents, parts in zip(inside, cells, leading, subjets, strict=True)
+    ]
 
 
-def _leading(cells: Array, algorithm: int, radius: float) -> Any:
+def _trimmed(momenta: Array, cells: Array, parts: list[list[int]]) -> Jet | None:
+    """A jet of all these momenta (n, 4), less the parts, lists of their indices, with under 5 % of its pT."""
+    jet = _kinematics(momenta, [list(range(len(momenta)))])[0]
+    if jet[0] < 10:
+        return None
+    subjets = _kinematics(momenta, parts)
+    order = [k for k in np.argsort(-subjets[:, 0]) if subjets[k, 0] >= 0.05 * jet[0]]
+    if not order:
+        return None
+    kept = [index for k in order for index in parts[k]]
+    pt, eta, phi, mass = _kinematics(momenta, [kept])[0]
+    return Jet(pt, eta, phi, mass, subjets[order, :3], cells[kept])
+
+
+def _clusters(events: list[Array], algorithm: int, radius: float) -> list[list[list[int]]]:
+    """The jets of each event of momenta (n, 4) as lists of the indices of their constituents."""
     import fastjet
 
+    sequence = fastjet.ClusterSequence(_ragged(events), fastjet.JetDefinition(algorithm, radius))
+    return sequence.constituent_index(0.0).to_list()  # type: ignore[no-any-return]
+
+
+def _ragged(events: list[Array]) -> Any:
+    import awkward as ak
+
+    momenta = dict(zip(("px", "py", "pz", "E"), np.concatenate(events).T, strict=True))
+    return ak.unflatten(ak.zip(momenta), [len(event) for event in events])
+
+
+def _momenta(cells: Array) -> Array:
+    """Massless cells (n, 3) of pT, eta, phi -> momenta (n, 4) of px, py, pz, E."""
     pt, eta, phi = cells.T
-    momenta = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)], axis=1)
-    particles = [fastjet.PseudoJet(*row) for row in momenta.tolist()]
-    sequence = fastjet.ClusterSequence(particles, fastjet.JetDefinition(algorithm, radius))
-    jets = sequence.inclusive_jets(10.0)
-    return (max(jets, key=lambda jet: jet.pt()), sequence) if len(jets) else None
+    return np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)], axis=1)
+
+
+def _kinematics(momenta: Array, groups: list[list[int]]) -> Array:
+    """pT, eta, phi and mass (k, 4) of the sum of each group of momenta (n, 4)."""
+    px, py, pz, energy = np.array([momenta[group].sum(axis=0) for group in groups]).T
+    pt = np.hypot(px, py)
+    mass = np.sqrt(np.maximum(energy**2 - pt**2 - pz**2, 0.0))
+    return np.stack([pt, np.arcsinh(pz / pt), np.arctan2(py, px), mass], axis=1)
 
 
 def image(jet: Jet, rotation: Rotation, smallest: float) -> Array:
@@ -251,13 +270,10 @@ def subjettiness(jets: list[Array], axes: str = "OnePass_WTA_KT_Axes") -> Array:
 
     tau_k = sum pT min_a dR_a / (R0 sum pT) over the k axes a, beta = 1, R0 = 1 (Thaler and Van Tilburg, 1011.2268).
     """
-    import awkward as ak
     import fastjet
 
-    counts = [len(jet) for jet in jets]
-    pt, eta, phi = np.concatenate(jets).T
-    flat = ak.zip({"px": pt * np.cos(phi), "py": pt * np.sin(phi), "pz": pt * np.sinh(eta), "E": pt * np.cosh(eta)})
-    sequence = fastjet.ClusterSequence(ak.unflatten(flat, counts), fastjet.JetDefinition(fastjet.kt_algorithm, 1.0))
+    ragged = _ragged([_momenta(jet) for jet in jets])
+    sequence = fastjet.ClusterSequence(ragged, fastjet.JetDefinition(fastjet.kt_algorithm, 1.0))
     found = sequence.njettiness("NormalizedMeasure", axes, [1, 2, 3], beta=1.0, R0=1.0)
     return np.asarray(found, dtype=np.float64).reshape(len(jets), 3)
 
@@ -269,75 +285,6 @@ def _wrapped(phi: Any) -> Any:
 def _selected(jet: Jet, config: JetConfig) -> bool:
     inside = config.pt[0] < jet.pt < config.pt[1] and config.mass[0] < jet.mass < config.mass[1]
     return inside and abs(jet.eta) < 2
-
-
-def _visible(event: Any) -> Array:
-    """Momenta (n, 4) of the final particles without neutrinos."""
-    return np.array([(p.px(), p.py(), p.pz(), p.e()) for p in event if p.isFinal() and p.isVisible()])
-
-
-def _pythia(config: JetConfig, pdg: int, seed: int) -> tuple[Any, Any]:
-    """Pythia, ready, and the hook that it uses."""
-    import pythia8mc
-
-    pythia = pythia8mc.Pythia("", False)
-    low, high = config.pt_hat
-    own = (f"34:m0 = {config.wprime_mass}",) if pdg == W else (
-        f"PhaseSpace:pTHatMin = {low}", f"PhaseSpace:pTHatMax = {high}"
-    )  # fmt: skip
-    for line in (*_COMMON, f"Random:seed = {seed}", *_HARD[pdg], *own):
-        if not pythia.readString(line):
-            raise ValueError(f"got Pythia setting {line!r}, which this version refuses, expected one that it knows")
-    hook = _early_veto(config, pdg) if config.early else None
-    if hook is not None:
-        pythia.setUserHooksPtr(hook)
-    if not pythia.init():
-        raise ValueError("got a Pythia that does not start, expected another; check the settings of the jets")
-    return pythia, hook
-
-
-def _early_veto(config: JetConfig, pdg: int) -> Any:
-    """A hook that gives up events before they are complete, with wide margins around the selection.
-
-    W: by the boson's pT after the hard process. QCD: by the leading jet of the partons when the evolution has come down
-    to pT = 10 GeV; a trimmed mass above 60 GeV at pT = 275 GeV needs a splitting of kT > 13 GeV. What is below 10 GeV,
-    mostly multiple interactions, costs most of the time.
-    """
-    import fastjet
-    import pythia8mc
-
-    low, high = config.pt
-
-    class Hook(pythia8mc.UserHooks):  # type: ignore[misc, name-defined]
-        def canVetoProcessLevel(self) -> bool:
-            return pdg == W
-
-        def doVetoProcessLevel(self, event: Any) -> bool:
-            pt = max((p.pT() for p in event if abs(p.id()) == W), default=0.0)
-            return not 0.7 * low < pt < 1.35 * high
-
-        def canVetoPT(self) -> bool:
-            return pdg == QCD
-
-        def scaleVetoPT(self) -> float:
-            return 10.0
-
-        def doVetoPT(self, position: int, event: Any) -> bool:
-            pt = np.array([(p.px(), p.py(), p.pz(), p.e()) for p in event if p.isFinal()])
-            if len(pt) == 0:
-                return False
-            found = _leading(_massless(pt), fastjet.antikt_algorithm, 1.0)
-            return found is None or not (
-                0.8 * low < found[0].pt() < 1.25 * high and found[0].m() > 0.5 * config.mass[0]
-            )
-
-    return Hook()
-
-
-def _massless(momenta: Array) -> Array:
-    px, py, pz, _ = momenta.T
-    pt = np.maximum(np.hypot(px, py), 1e-6)
-    return np.stack([pt, np.arcsinh(pz / pt), np.arctan2(py, px)], axis=1)
 
 
 def _require_packages() -> None:

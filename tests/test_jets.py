@@ -9,7 +9,7 @@ import pytest
 from caloforge import io
 from caloforge.cli import run
 from caloforge.evaluate import jets as pixels
-from caloforge.simulate import jets
+from caloforge.simulate import jets, pythia
 from caloforge.simulate.jets import Jet, JetConfig, image
 
 
@@ -63,6 +63,46 @@ def test_trimming_drops_soft_subjets() -> None:
     assert len(jet.subjets) == 2
     assert jet.delta_r == pytest.approx(0.5)
     assert jet.mass == pytest.approx(np.sqrt(2 * 200 * 100 * (np.cosh(0.5) - 1)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("pdg", "n"), [(24, 250), (21, 400)])
+def test_the_early_veto_loses_few_jets(pdg: int, n: int) -> None:
+    needs_packages()
+    import pythia8mc
+
+    config, verdicts, found = JetConfig(), [], []
+    generator = pythia._settings(config, pdg, seed=5)
+    veto = pythia._early_veto(config, pdg, generator)
+
+    class Noted(pythia8mc.UserHooks):  # type: ignore[misc, name-defined]
+        passed = True
+
+        def canVetoPT(self) -> bool:
+            return True
+
+        def scaleVetoPT(self) -> float:
+            return float(veto.scaleVetoPT())
+
+        def doVetoPT(self, position: int, event: Any) -> bool:
+            if position != pythia.IN_RESONANCES:
+                self.passed = not veto.doVetoPT(position, event)
+            return False
+
+    hook = Noted()
+    generator.setUserHooksPtr(hook)
+    assert generator.init()
+    while len(verdicts) < n:
+        if generator.next():
+            verdicts.append(hook.passed)
+            found.append(
+                np.array([(p.px(), p.py(), p.pz(), p.e()) for p in generator.event if p.isFinal() and p.isVisible()])
+            )
+    chosen = jets.trimmed_leading_jets([jets.towers(momenta) for momenta in found])
+    selected = np.array([jet is not None and jets._selected(jet, config) for jet in chosen])
+    kept = np.array(verdicts)
+    assert selected.sum() > 12
+    assert (selected & ~kept).sum() <= 0.03 * selected.sum()
+    assert kept.mean() < 0.6
 
 
 def test_a_production_has_both_classes_in_its_windows(tmp_path: Path) -> None:

@@ -26,8 +26,9 @@ from .calogan import require_batch
 class GANConfig:
     """n_latent: K; width, depth, dropout: residual blocks of the generator; judge_width, judge_depth: hidden layers of
     the discriminator; gamma: of R1, on 1/penalty_part of each batch; mismatched: weight of real showers with another's
-    condition; generator_rate: learning rate of the generator in units of the discriminator's; layer_steps: steps in
-    which the layer flow is trained, with layer_rate times the learning rate."""
+    condition; generator_rate: learning rate of the generator in units of the discriminator's; layer_hidden to
+    layer_dropout: of the layer flow; layer_steps: the steps in which it is trained, with layer_rate times the learning
+    rate."""
 
     n_latent: int = 32
     width: int = 256
@@ -44,6 +45,7 @@ class GANConfig:
     layer_bins: int = 12
     layer_passes: int = 2
     layer_fast: Fast = "decode"
+    layer_dropout: float = 0.0
     layer_steps: int = 1200
     layer_rate: float = 4.0
 
@@ -73,7 +75,7 @@ class GAN(Generator):
         n_given = sizes.n_conditions + sizes.n_globals
         self.layers = LayerFlow(
             sizes, hidden=config.layer_hidden, transforms=config.layer_transforms, bins=config.layer_bins,
-            fast=config.layer_fast, passes=config.layer_passes,
+            fast=config.layer_fast, passes=config.layer_passes, dropout=config.layer_dropout,
         )  # fmt: skip
         n_in = sizes.n_voxels + config.n_latent
         self.generator = ResidualMLP(n_in, n_given, sizes.n_voxels, config.width, config.depth, config.dropout)

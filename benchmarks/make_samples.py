@@ -34,8 +34,8 @@ COMMANDS = {
     "par04-eminus-train": "par04-siw-coarse --energy 1..100GeV -n 4000 --seed 1",
     "ds1-gamma-test": "ds1-like-photons -n 3000 --seed 2",
     "ds1-gamma-train": "ds1-like-photons -n 6000 --seed 1",
-    "jets-test": "jets -n 4000 --seed 2",
-    "jets-train": "jets -n 6000 --seed 1",
+    "jets-test": "jets -n 8000 --seed 2",
+    "jets-train": "jets -n 8000 --seed 1",
 }
 MORE = {"calogan-eplus-train": "calogan_eplus.h5", "lhcb-eminus-test": "lhcb-eminus-more.h5"}
 KEPT = ("gun", "engine", "physics_list", "cut_mm", "data_tables", "detector", "scored", "caloforge")

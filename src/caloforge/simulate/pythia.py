@@ -59,7 +59,8 @@ def _visible(particles: Any) -> list[Array]:
     visible = particles.p[kept]
     flat = ak.flatten(visible)
     momenta = np.stack([ak.to_numpy(flat[axis]) for axis in ("px", "py", "pz", "e")], axis=1)
-    return np.split(momenta, np.cumsum(ak.to_numpy(ak.num(visible)))[:-1])
+    each = np.split(momenta, np.cumsum(ak.to_numpy(ak.num(visible)))[:-1])
+    return [event for event in each if len(event)]
 
 
 def _early_veto(config: "JetConfig", pdg: int, pythia: Any) -> Any:

@@ -42,8 +42,9 @@ class PreprocessConfig:
 
     impose: features of the layers that are imposed on the way back too (``tilt``): "moments", centres and widths;
     "radial", mean and variance of r in polar layers; "jet", pT, mass, eta and phi of a jet image; "subjets", the same
-    of its second subjet too, and the shares of the first one's middle pixel and of those around it. brightest: with
-    "moments" or "radial", the share of each layer's brightest voxel is one more feature that is imposed.
+    of its second subjet too, the share of its brightest pixel, and the shares of the first one's middle pixel and
+    of those around it. brightest: with "moments" or "radial", the share of each layer's brightest voxel is one more
+    feature that is imposed.
 
     layers: their energies as logits of successive "fractions" of the incident energy; as "logs", in which empty layers
     and particles that pass without showering stand at one place whatever their energy; "rest", logs of all but the

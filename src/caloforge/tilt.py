@@ -115,15 +115,16 @@ class JetMomentum(nn.Module):
         self.tilt = Tilt(basis)
         self.n_values = 11 if subjets else 4
         if subjets:
-            edge = 1.5 * np.ptp([eta, phi], axis=1) / (np.sqrt(len(eta)) - 1)  # of the square of nine pixels
+            pitch = np.ptp([eta, phi], axis=1) / (np.sqrt(len(eta)) - 1)
+            edge = 1.5 * pitch  # of the square of nine pixels
             near = (abs(eta) < edge[0]) & (abs(phi) < edge[1])
             below, middle = phi < BELOW, np.arange(len(eta)) == np.argmin(eta**2 + phi**2)
             around = near & ~middle & ~below
             basis = np.concatenate([basis, basis * below[:, None], np.stack([middle, around], axis=1)], axis=1)
             parts = np.stack([below, middle, around, ~(below | middle | around)], axis=1)
             self.register_buffer("parts", torch.from_numpy(parts.astype(float)), persistent=False)
-            self.pitch = [float(e) / 1.5 for e in edge]
-            places = np.stack([eta, phi]) / np.array(self.pitch)[:, None]
+            self.pitch = pitch.tolist()
+            places = np.stack([eta, phi]) / pitch[:, None]
             self.register_buffer("places", torch.from_numpy(places).float(), persistent=False)
             self.first = Tilt(basis, steps=12, furthest=1.0, ridge=0.5)
 
@@ -134,7 +135,7 @@ class JetMomentum(nn.Module):
         sums = self.first.sums(pixels)[:, 0]
         jet = _jet_of(sums[:, :4])
         log_pt, mass, eta, phi = _jet_of(sums[:, 4:8])
-        u = torch.full((len(pixels), 11), 0.5).double() if uniform is None else uniform.double()
+        u = torch.full((len(pixels), self.n_values), 0.5).double() if uniform is None else uniform.double()
         below = [
             torch.where(log_pt > 0, log_pt, u[:, 4]), torch.hypot(mass, 1e-3 * u[:, 5] * torch.exp(log_pt)),
             eta + 1e-3 * (u[:, 6] - 0.5), phi + 1e-3 * (u[:, 7] - 0.5),

@@ -47,8 +47,7 @@ class JetConfig:
     classes: "W", "QCD" or both in equal numbers; wprime_mass: half of it is where pT(W) peaks; pt_hat: range of the QCD
     scattering; rotation: of the constituents before they fill pixels, or of the image by a cubic spline, as in the
     paper, which leaves ringing pixels; below ``smallest`` [GeV] a pixel is empty; early: events that can hardly pass
-    are given up before they are complete, which loses one jet in a hundred and halves the
-    time (docs/log.md).
+    are given up before they are complete, which are half of them; one or two jets in a hundred are lost (docs/log.md).
     """
 
     classes: tuple[Literal["W", "QCD"], ...] = ("W", "QCD")

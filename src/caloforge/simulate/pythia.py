@@ -32,7 +32,10 @@ def events(config: "JetConfig", pdg: int, seed: int) -> Iterator[list[Array]]:
     if not pythia.init():
         raise ValueError("got a Pythia that does not start, expected another; check the settings of the jets")
     while True:
-        yield _visible(pythia.nextBatch(READ).prt)
+        batch = _visible(pythia.nextBatch(READ).prt)
+        if not batch:
+            raise ValueError(f"got no event in {READ} trials of Pythia, expected some; check the settings of the jets")
+        yield batch
 
 
 def _settings(config: "JetConfig", pdg: int, seed: int) -> Any:

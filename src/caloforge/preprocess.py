@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import Geometry
-from .tilt import JetMomentum, Moments
+from .jet_momentum import JetMomentum
+from .tilt import Moments
 from .transforms import (
     FEW_LAYERS,
     WITH_LARGEST,

@@ -27,6 +27,7 @@ import front_plot
 import numpy as np
 import results
 import torch
+from front_bars import bars
 from front_plot import DATASETS, Published, published
 from gans import sample_of
 from ship import compact
@@ -178,7 +179,7 @@ def section(models: Mapping[str, Record]) -> str:
         lines += [f"| {' | '.join(cells(name, record))} |" for name, record in own.items()]
         lines += [f"| {' | '.join(published_cells(row))} |" for row in published(dataset)]
         parts.append("\n".join([*lines, "", *(conditions(own, truth))]))
-    return "\n\n".join(parts)
+    return "\n\n".join(filter(None, [*parts, bars(models)]))
 
 
 def cells(name: str, record: Record) -> list[str]:

@@ -89,6 +89,17 @@ def test_the_table_says_what_was_measured(front: ModuleType) -> None:
     assert "Pythia's time not installed (unknown)" in text
 
 
+def test_missed_bars_are_bold(front: ModuleType) -> None:
+    student, teacher = record("one_step", 0.5, 0.1), record("copula", 0.551, 9.0)
+    student["scores"]["auc_high"] = student["scores"]["auc_low"] | {"value": 0.531}
+    models = {"calogan-eplus-one-step": student, "calogan-eplus-copula": teacher}
+    cells = front.section(MODELS | models).splitlines()[-1].split(" | ")
+    assert cells[:3] == ["| calogan-eplus-one-step", "**0.551 ± 0.010** (0.55)", "0.500 ± 0.010 (0.60)"]
+    assert cells[3] == "**0.031 ± 0.014** (0.03)"
+    assert cells[5] == "0.100 (0.15)"
+    assert "to be reached" not in front.section(MODELS), "neither student nor teacher"
+
+
 def test_published_rows_are_marked(front: ModuleType) -> None:
     text = front.section(MODELS)
     assert "| *CaloFlow student* (published, 2110.11377) |" in text

@@ -59,3 +59,19 @@ def test_the_second_subjet_is_what_lies_below_and_its_single_pixel_gets_a_densit
     assert brightest == pytest.approx(0, abs=1e-3)
     spread = momentum.values(pixels, 1 - torch.rand(300, 11, generator=torch.Generator().manual_seed(0)))
     assert all(len(column.unique()) > 250 for column in spread[:, 5:].T)
+
+
+def test_scaling_leaves_an_image_of_its_own_momentum_as_it_is_and_has_gradients() -> None:
+    momentum = JetMomentum(jets.geometry(), subjets=True)
+    rng = np.random.default_rng(4)
+    truth = torch.tensor(rng.gamma(0.3, 5e3, (100, 625)) * (rng.random((100, 625)) < 0.05), dtype=torch.float32)
+    truth[:10, momentum.parts[:, 0] > 0] = 0.0  # no second subjet
+    q = momentum.values(truth)
+    torch.testing.assert_close(momentum.scaled(truth, q), truth, rtol=1e-4, atol=1e-2)
+    assert momentum.missing(truth, q).abs().max() < 1e-6
+    other = (2 * truth).requires_grad_()
+    missing = momentum.missing(momentum.scaled(other, q.roll(1, 0)), q.roll(1, 0))
+    assert missing[:, 4:8].abs().amax(1)[11:].min() > 0
+    assert (missing[1:10, 4:8] == 0).all()
+    missing.square().sum().backward()
+    assert torch.isfinite(other.grad).all()

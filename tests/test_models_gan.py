@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -10,9 +11,11 @@ from caloforge.geometry import Geometry, Layer, regular
 from caloforge.models import MODELS, Sizes
 from caloforge.models.calogan import CaloGAN, CaloGANConfig
 from caloforge.models.gan import GAN, GANConfig
+from caloforge.models.image_judge import ImageJudge
 from caloforge.models.lagan import LAGAN, LAGANConfig
 from caloforge.models.lhcb_wgan import LHCbWGAN, LHCbWGANConfig
 from caloforge.models.local import LocallyConnected, MinibatchDiscrimination, flipped
+from caloforge.preprocess import PreprocessConfig, ShowerTransform
 from caloforge.simulate import detectors, jets
 
 CALOGAN = detectors.find("calogan").geometry
@@ -180,3 +183,63 @@ def test_one_shower_is_no_minibatch(family: str) -> None:
 
 
 UNEVEN_FREE = Geometry("even", (Layer("cartesian", regular(0, 1, 2), regular(0, 1, 4)),))
+
+
+def images(n: int) -> tuple[GAN, ShowerTransform, torch.Tensor, torch.Tensor]:
+    """A GAN with a discriminator of images, its preprocessing, and features and context of n images of two classes."""
+    random = np.random.default_rng(7)
+    energy = torch.tensor(random.gamma(0.3, 5e3, (n, 625)) * (random.random((n, 625)) < 0.05), dtype=torch.float32)
+    incident = torch.full((n,), 1e4)
+    kinds = torch.eye(2)[torch.arange(n) % 2]
+    transform = ShowerTransform(jets.geometry(), PreprocessConfig(n_knots=20, n_nodes=1, impose="subjets"), 2)
+    transform.fit(energy, incident, given=kinds)
+    noise = torch.rand(n, 625, generator=torch.Generator().manual_seed(7))
+    x = transform.dequantise(transform(energy, incident, kinds), noise)
+    config = GANConfig(width=16, judge_width=16, layer_hidden=8, layer_transforms=1, images=True)
+    model = GAN(config, sizes(jets.geometry(), 3, 2, transform.n_globals))
+    model.watch(transform)
+    return model, transform, x, torch.cat([torch.zeros(n, 1), kinds], dim=1)
+
+
+def test_a_gan_of_images_learns_to_bring_its_momenta_near_those_that_are_asked() -> None:
+    model, _, x, c = images(64)
+    objective = {o.name: o for o in model.objectives()}
+    optimiser = torch.optim.Adam(objective["generator"].parameters, lr=3e-3)
+    losses = []
+    for step in range(30):
+        random = torch.Generator().manual_seed(step)
+        objective["discriminator"].loss(x, c, random)
+        loss = objective["generator"].loss(x, c, random)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    names = {key.split(".")[0] for key in model.state_dict()}
+    assert "transform" not in names
+    assert "imposed" not in names
+
+
+def test_the_discriminator_of_images_remembers_their_means() -> None:
+    judge, random = ImageJudge(625, 2, 2), torch.Generator().manual_seed(8)
+    classes = torch.eye(2)[torch.arange(100) % 2]
+    real, fake = torch.rand(2, 100, 625, generator=random).unbind(0)
+    judge.remember(real, fake, classes)
+    torch.testing.assert_close(judge.means[0, 1], real[1::2].mean(0))
+    for _ in range(300):
+        judge.remember(2 * real, fake, classes)
+    torch.testing.assert_close(judge.means[0, 1], 2 * real[1::2].mean(0), rtol=1e-2, atol=0)
+    torch.testing.assert_close(judge.scale, real.sum(1).mean())
+    more = (fake * 1.01).requires_grad_()
+    judge.mean_loss(more, classes).backward()
+    assert more.grad is not None
+    assert more.grad.sum() < 0  # the real ones are brighter
+
+
+def test_images_need_a_square_and_imposed_momenta() -> None:
+    with pytest.raises(ValueError, match=r"got 504 voxels .* expected a square; turn images off"):
+        ImageJudge(504, 2, 0)
+    model, _, _, _ = images(64)
+    with pytest.raises(ValueError, match=r"got model.images .* 'jet' or 'subjets'; turn images off"):
+        model.watch(ShowerTransform(jets.geometry(), PreprocessConfig(n_knots=20)))

@@ -16,18 +16,21 @@ SINGLE = Geometry("single", (SQUARE,))
 THRESHOLD = 1.0
 
 
-def fitted(geometry: Geometry, n: int = 500, seed: int = 0) -> tuple[ShowerTransform, torch.Tensor, torch.Tensor]:
+def fitted(
+    geometry: Geometry, n: int = 500, seed: int = 0, refill: bool = False
+) -> tuple[ShowerTransform, torch.Tensor, torch.Tensor]:
     """A transform, the showers (n, V) it was fitted on, and their incident energies (n,)."""
     showers = small_showers(geometry, n, seed)
     energy, incident = torch.tensor(showers.energy), torch.tensor(showers.incident.energy, dtype=torch.float32)
-    transform = ShowerTransform(geometry, PreprocessConfig(threshold_mev=THRESHOLD, n_knots=65))
+    transform = ShowerTransform(geometry, PreprocessConfig(threshold_mev=THRESHOLD, n_knots=65, refill=refill))
     transform.fit(energy, incident)
     return transform, energy, incident
 
 
+@pytest.mark.parametrize("refill", [False, True])
 @pytest.mark.parametrize("geometry", [small_geometry(), PLANAR, SINGLE], ids=lambda g: g.name)
-def test_the_inverse_undoes_the_preprocessing(geometry: Geometry) -> None:
-    transform, energy, incident = fitted(geometry)
+def test_the_inverse_undoes_the_preprocessing(geometry: Geometry, refill: bool) -> None:
+    transform, energy, incident = fitted(geometry, refill=refill)
     x = transform(energy, incident)
     assert x.shape == (500, transform.n_fixed + geometry.n_voxels)
     x = transform.dequantise(x, torch.rand(energy.shape, generator=torch.Generator().manual_seed(0)))
@@ -238,3 +241,18 @@ def test_in_a_deep_detector_voxels_depend_on_the_layers_beside_them_only() -> No
 def test_a_jet_is_one_cartesian_layer() -> None:
     with pytest.raises(ValueError, match="got impose 'jet' for 'small', expected an image"):
         ShowerTransform(small_geometry(), PreprocessConfig(impose="jet"))
+
+
+@pytest.mark.parametrize("shift", [-0.3, 0.0, 0.3])
+def test_refilled_voxels_keep_their_spectrum_above_the_threshold(shift: float) -> None:
+    energy, incident = torch.tensor(small_showers(SINGLE, 500, 0).energy), torch.full((500,), 1e4)
+    transform = ShowerTransform(SINGLE, PreprocessConfig(threshold_mev=THRESHOLD, n_nodes=1, refill=True))
+    transform.fit(energy, incident)
+    v = torch.randn(500_000, 4, generator=torch.Generator().manual_seed(5))
+    border = torch.linspace(0.8, 1.6, 4).expand_as(v)
+    valued = transform._valued(v, border, v + shift)
+    levels = torch.tensor([0.1, 0.5, 0.9])
+    for k in range(4):
+        true = (v[:, k] - border[:, k])[v[:, k] >= border[:, k]].quantile(levels)
+        found = (valued[:, k] - border[:, k])[v[:, k] + shift >= border[:, k]].quantile(levels)
+        torch.testing.assert_close(found, true, rtol=0.08, atol=0)

@@ -8,7 +8,7 @@ from caloforge.export import IR_VERSION, _folded, session
 from caloforge.geometry import Geometry, Layer, regular
 from caloforge.simulate import detectors
 from caloforge.testing import small_geometry
-from caloforge.tilt import Moments, Tilt, _solved
+from caloforge.tilt import Moments, Tilt, _solved, scaled_to
 
 
 def sparse(n: int, n_voxels: int, seed: int) -> torch.Tensor:
@@ -26,6 +26,31 @@ def test_two_voxels_share_what_is_asked() -> None:
     tilt = Tilt(np.array([[1.0, 0.0], [1.0, 1.0]]))
     out = tilt.impose(torch.tensor([[3.0, 1.0]]), torch.tensor([[[4.0, 2.5]]]))
     torch.testing.assert_close(out, torch.tensor([[1.5, 2.5]]), rtol=1e-6, atol=0)
+
+
+def test_a_soft_tilt_has_the_sums_and_leaves_faint_voxels_alone() -> None:
+    place = np.linspace(-1, 1, 40)
+    basis = np.stack([place * 0 + 1, place, place**2], axis=1)
+    truth = sparse(100, 40, 3)
+    sums = Tilt(basis).sums(
+        truth * torch.exp(0.2 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(3)))
+    )
+    faint = (truth > 0) & (truth < 1e-3 * truth.sum(1, keepdim=True))
+    change = []
+    for tilt in (Tilt(basis), Tilt(basis, steps=12, soft=0.02)):
+        out = tilt.impose(truth, sums)
+        missed = (tilt.sums(out) / sums[:, :, :1] - sums / sums[:, :, :1]).abs().amax((1, 2))
+        assert missed.quantile(0.9) < 1e-5
+        change.append(torch.log(out[faint] / truth[faint]).abs().mean())
+    assert change[1] < 0.1 * change[0]
+
+
+def test_voxels_are_scaled_to_a_total_the_bright_ones_first() -> None:
+    energy = torch.tensor([[1.0, 100.0, 0.0], [0.0, 0.0, 0.0], [1.0, 1.0, 2.0]], dtype=torch.float64)
+    out = scaled_to(torch.tensor([51.0, 3.0, 400.0]).double(), energy, torch.full((3, 1), 10.0).double())
+    torch.testing.assert_close(out.sum(1), torch.tensor([51.0, 0.0, 400.0]).double())
+    assert out[0, 0] > 0.9  # all of them times the same: 0.5
+    torch.testing.assert_close(out[2, 2] / out[2, 0], torch.tensor(2.0).double(), rtol=0.4, atol=0)
 
 
 @pytest.mark.parametrize("geometry", [small_geometry(), detectors.find("lhcb").geometry], ids=lambda g: g.name)

@@ -5,9 +5,11 @@ import torch
 from torch import Tensor, nn
 
 from .geometry import Geometry
-from .tilt import Tilt
+from .tilt import Tilt, scaled_to
 
 BELOW = -0.25  # phi of the lower half of a jet image
+SOFT = 7e-3  # of the jet's pT: pixels below keep theirs, more or less
+LEAST, MOST = 1e-4, 50.0  # share of pT in a part of the image that is scaled, and by how much at most
 NEAR = 0.4  # pixels between the centre of the second subjet and its brightest pixel
 
 
@@ -17,7 +19,8 @@ class JetMomentum(nn.Module):
     A pixel of pT p_k adds p_k (cos phi_k, sin phi_k, sinh eta_k, cosh eta_k) to the four-momentum. subjets: also ln pT,
     mass, eta and phi of the pixels below phi = BELOW, where the second subjet is, the shares of the jet's pT in the
     pixel of the middle, where the first one is, and in the eight around it, and the logarithm of the share that the
-    brightest pixel has of those below, which gets it before the others are tilted.
+    brightest pixel has of those below, which gets it before the others are tilted. Pixels with less than SOFT of pT are
+    changed little, so that they keep their spectrum.
     """
 
     n_values: int
@@ -28,7 +31,7 @@ class JetMomentum(nn.Module):
         super().__init__()
         eta, phi = geometry.centres()[:, :2].T
         basis = np.stack([np.cos(phi), np.sin(phi), np.sinh(eta), np.cosh(eta)], axis=1)
-        self.tilt = Tilt(basis)
+        self.tilt = Tilt(basis, soft=SOFT)
         self.n_values = 11 if subjets else 4
         if subjets:
             pitch = np.ptp([eta, phi], axis=1) / (np.sqrt(len(eta)) - 1)
@@ -42,7 +45,7 @@ class JetMomentum(nn.Module):
             self.pitch = pitch.tolist()
             places = np.stack([eta, phi]) / pitch[:, None]
             self.register_buffer("places", torch.from_numpy(places).float(), persistent=False)
-            self.first = Tilt(basis, steps=12, furthest=1.0, ridge=0.5)
+            self.first = Tilt(basis, steps=12, furthest=1.0, ridge=0.5, soft=SOFT)
 
     def values(self, pixels: Tensor, uniform: Tensor | None = None) -> Tensor:
         """q of the images, in float64; uniform: (N, Q) in (0, 1], spreads what a single pixel below gives exactly."""
@@ -67,17 +70,43 @@ class JetMomentum(nn.Module):
         jet = _momentum_of(q[:, :4])
         if self.n_values == 4:
             return self.tilt.impose(pixels, jet[:, None])
-        pt, below = torch.exp(q[:, :1]), torch.exp(q[:, 4:5])
-        middle = q[:, 8:10].clamp_min(0.0) * pt  # and around it
-        # Each part gets its pT first: the tilt finds its way from nearby.
-        rest = (pt - below - middle.sum(1, keepdim=True)).clamp_min(1e-2 * pt)
-        wanted = torch.cat([below, middle, rest], dim=1)
-        factor = wanted / (pixels.double() @ self.parts).clamp_min(1e-9)
-        pixels = pixels * (factor @ self.parts.T).to(pixels.dtype)
+        pixels = self.scaled(pixels, q)
+        middle = q[:, 8:10].clamp_min(0.0) * torch.exp(q[:, :1])
         top, pixels = self._brightest(pixels, q)
         sums = torch.cat([jet, _momentum_of(q[:, 4:8]), middle], dim=1)[:, None]
         pixels = top + self.first.impose(pixels, sums - self.first.sums(top))
         return self.tilt.impose(pixels, jet[:, None])  # exactly, even where the pixels cannot have all of it
+
+    def missing(self, pixels: Tensor, q: Tensor) -> Tensor:
+        """What ``scaled`` pixels have more than q asks for, (N, Q), 0 for second subjets that are not there.
+
+        With gradients, for training: a generator that leaves little to the tilt keeps its images as they are.
+        """
+        found = self.values(pixels)
+        missing = found - q
+        if self.n_values == 4:
+            return missing
+        there = (q[:, 4:5] > 1.0) & (found[:, 4:5] > 1.0)
+        below = torch.zeros(self.n_values, dtype=torch.bool, device=q.device)
+        below[4:8], below[10] = True, True
+        return torch.where(there | ~below, missing, 0.0)
+
+    def scaled(self, pixels: Tensor, q: Tensor) -> Tensor:
+        """Each part of the image brought to its pT, (N, V): the tilt finds its way from nearby. An image of q stays."""
+        q, energy = q.double(), pixels.double()
+        pt, sums = torch.exp(q[:, 0]), energy @ self.parts
+        least = LEAST * pt[:, None]
+        axis = torch.stack([torch.cos(q[:, 3].float()), torch.sin(q[:, 3].float())], dim=1).double()
+        plane = self.tilt.basis[0, :, :2]  # cos phi and sin phi
+        across = [(energy * part) @ plane for part in self.parts.T]
+        wanted = torch.cat([torch.exp(q[:, 4:5]), q[:, 8:10].clamp_min(0.0) * pt[:, None]], dim=1)
+        have = torch.cat([across[0].square().sum(1, keepdim=True).clamp_min(1e-12).sqrt(), sums[:, 1:3]], dim=1)
+        along = torch.stack([(vector * axis).sum(1) for vector in across], dim=1)  # the jet's axis in the plane
+        factor = torch.where(sums[:, :3] > least, _bounded(wanted / have.clamp_min(1e-6)), 1.0)
+        rest = (pt - (along[:, :3] * factor).sum(1)) / along[:, 3].clamp_min(1e-6)
+        rest = torch.where(along[:, 3] > least[:, 0], _bounded(rest), 1.0)
+        total = sums * torch.cat([factor, rest[:, None]], dim=1)
+        return scaled_to(total, energy[:, None] * self.parts.T, SOFT * pt[:, None, None]).sum(1).to(pixels.dtype)
 
     def _brightest(self, pixels: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
         """The brightest pixel of those below, near their centre in q, with its share, and all the others (N, V)."""
@@ -90,16 +119,23 @@ class JetMomentum(nn.Module):
         share = torch.exp(q[:, 10:]).clamp_max(1.0).to(pixels.dtype)
         share = torch.where(left > 0, share, 1.0)
         top = chosen * share * whole / chosen.sum(1, keepdim=True).clamp_min(1.0)
-        others = under * (1 - chosen) * ((1 - share) * whole / left.clamp_min(1e-9))
-        return top, pixels - under + others
+        others = scaled_to(
+            ((1 - share) * whole)[:, 0].double(), (under * (1 - chosen)).double(), SOFT * torch.exp(q[:, :1])
+        )
+        return top, pixels - under + others.to(pixels.dtype)
+
+
+def _bounded(factor: Tensor) -> Tensor:
+    return factor.clamp_min(1 / MOST).clamp_max(MOST)
 
 
 def _jet_of(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ln(pT / MeV), mass [MeV], eta and phi of four-momenta (N, 4)."""
     px, py, pz, energy = sums.unbind(1)
-    pt = torch.hypot(px, py).clamp_min(1e-9)
-    mass = (energy**2 - pt**2 - pz**2).clamp_min(0.0).sqrt()
-    return torch.log(pt), mass, torch.asinh(pz / pt), torch.atan2(py, px)
+    # Where there is nothing, or no mass, the gradients of the roots are 0 and not infinite.
+    pt = (px**2 + py**2).clamp_min(1e-18).sqrt()
+    mass = (energy**2 - pt**2 - pz**2).clamp_min(1e-6).sqrt()
+    return torch.log(pt), mass, torch.asinh(pz / pt), torch.atan2(py, px + 1e-9)
 
 
 def _momentum_of(q: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ class PreprocessConfig:
     "radial", mean and variance of r in polar layers; "jet", pT, mass, eta and phi of a jet image; "subjets", the same
     of its second subjet too, the share of its brightest pixel, and the shares of the first one's middle pixel and
     of those around it. brightest: with "moments" or "radial", the share of each layer's brightest voxel is one more
-    feature that is imposed.
+    feature that is imposed. refill: voxels are filled or emptied until their number is the drawn one; whether the
+    energies of the others follow, as if the threshold had moved, which keeps the spectrum of sparse images.
 
     layers: their energies as logits of successive "fractions" of the incident energy; as "logs", in which empty layers
     and particles that pass without showering stand at one place whatever their energy; "rest", logs of all but the
@@ -67,6 +68,7 @@ class PreprocessConfig:
     scale_mev: float = 1e3
     impose: Literal["none", "moments", "radial", "jet", "subjets"] = "none"
     brightest: bool = False
+    refill: bool = False
     layers: Layers = "fractions"
     correlate: bool = True
     conditions: Literal["direction", "polar"] = "direction"
@@ -90,6 +92,7 @@ class PreprocessConfig:
             )
 
 
+FADING = 2.0  # of the energy that an empty voxel has for gradients, per unit of its distance to the threshold
 SPAN = 48.0  # wider than any distance to a threshold: keeps layers apart in one sort
 
 
@@ -105,7 +108,7 @@ class ShowerTransform(nn.Module):
 
     def __init__(self, geometry: Geometry, config: PreprocessConfig, n_given: int = 0) -> None:
         super().__init__()
-        self.n_layers, self.n_voxels = geometry.n_layers, geometry.n_voxels
+        self.n_layers, self.n_voxels, self.refill = geometry.n_layers, geometry.n_voxels, config.refill
         jets = config.impose in ("jet", "subjets")
         if jets and (self.n_layers > 1 or geometry.layers[0].kind != "cartesian"):
             raise ValueError(
@@ -121,6 +124,7 @@ class ShowerTransform(nn.Module):
             )
         n_moments = self.imposed.n_values if self.imposed is not None else 2 * self.n_layers
         self.n_globals = 2 * self.n_layers + n_moments
+        self.n_given = n_given
         self.n_fixed = self.n_globals + self.n_layers + n_given
         self.fractions = LayerFractions(geometry, config.threshold_mev, config.layers)
         self.layers = Gaussianize(self.n_globals, 6 * config.n_knots)
@@ -211,13 +215,36 @@ class ShowerTransform(nn.Module):
 
     def inverse(self, x: Tensor, incident: Tensor, given: Tensor | None = None) -> Tensor:
         """Features (N, G + V) -> voxel energies [MeV] (N, V)."""
-        g = x[:, : self.n_globals]
-        raw = self.layers.read(g.double())
+        energy, imposed = self.untilted(x, incident, given)
+        return energy if self.imposed is None else self.imposed.impose(energy, imposed)
+
+    def untilted(
+        self, x: Tensor, incident: Tensor, given: Tensor | None = None, soft: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Voxel energies [MeV] (N, V) before anything is imposed, and what is to be imposed (N, Q).
+
+        soft: empty voxels pass gradients on, as if their energy fell off exponentially below the threshold.
+        """
+        raw = self.layers.read(x[:, : self.n_globals].double())
         logits, s, v, border, shifted = self._placed(x, raw, incident, given)
-        # The shift chooses voxels; only those that it fills take their value from it, or it would move all faint ones.
-        w = self.voxels.inverse(torch.where(v >= border, v, shifted), s)
-        energy = self.fractions.inverse(logits, torch.where(shifted >= border, w, -torch.inf), incident)
-        return energy if self.imposed is None else self.imposed.impose(energy, raw[:, 2 * self.n_layers :])
+        filled = shifted >= border
+        w = self.voxels.inverse(self._valued(v, border, shifted), s)
+        energy = self.fractions.inverse(logits, torch.where(filled, w, -torch.inf), incident)
+        if soft:
+            layers = self.fractions.layer_energies(logits, incident).to(energy.dtype)
+            faintest = torch.exp(self.voxels.inverse(border, s)) * self.fractions.members.spread(layers)
+            faint = faintest.detach() * torch.exp(FADING * (shifted - border).clamp_max(0.0))
+            energy = energy + torch.where(filled, 0.0, faint - faint.detach())
+        return energy, raw[:, 2 * self.n_layers :]
+
+    def _valued(self, v: Tensor, border: Tensor, shifted: Tensor) -> Tensor:
+        """Where filled voxels (N, V) are read in their tables, all arguments Gaussianised."""
+        if not self.refill:
+            # The shift chooses voxels; only those that it fills take their value from it, or it would move all faint
+            # ones.
+            return torch.where((v >= border) & (shifted >= border), v, shifted)
+        # Close above a threshold t a normal variable falls off with its hazard h(t); here t = border + v - shifted.
+        return border + (shifted - border) * (_hazard(border + v - shifted) / _hazard(border))
 
     def _placed(self, x: Tensor, raw: Tensor, incident: Tensor, given: Tensor | None) -> tuple[Tensor, ...]:
         """logit(u) and s (N, L), and voxels, their thresholds and shifted voxels (N, V), all Gaussianised."""
@@ -233,7 +260,7 @@ class ShowerTransform(nn.Module):
         """Distance of every voxel to its threshold after decoding x (N, G + V), below 0 where it is empty: (N, V)."""
         raw = self.layers.read(x[:, : self.n_globals].double())
         _, _, v, border, shifted = self._placed(x, raw, incident, given)
-        return torch.where((v >= border) & (shifted >= border), v, shifted) - border
+        return self._valued(v, border, shifted) - border
 
     def _shift(self, margin: Tensor, filled: Tensor) -> Tensor:
         """Shift of each layer, (N, L), with which ``filled`` (N, L) of its voxels have margin + shift >= 0.
@@ -250,6 +277,11 @@ class ShowerTransform(nn.Module):
         first_out = ordered.gather(1, place + 1) + base
         beyond = (0.5 * (last_in - first_out)).clamp(2e-5, 1e-4)  # clear of rounding, and in between if there is room
         return torch.where((last_in >= 0) & (first_out < 0), 0.0, beyond - last_in)
+
+
+def _hazard(t: Tensor) -> Tensor:
+    """About the density over the survival function of a standard normal variable at t: within 6 % above t = -0.2."""
+    return 0.5 * (t + (t * t + 8 / torch.pi).sqrt())
 
 
 def _some(given: Tensor | None) -> tuple[Tensor, ...]:

@@ -3,7 +3,8 @@
 Voxels e_k (of one layer) have sums sum_k e_k b_k with fixed functions b_k of their place: moments of the position, or
 the four-momentum of a jet. Given voxels e and sums S, the voxels e_k exp(lambda b_k) with these sums are those closest
 to e in relative entropy (Csiszar, Ann. Probab. 3, 1975). lambda is the minimum of a convex function, found by Newton's
-method. Empty voxels stay empty and filled ones filled.
+method. Empty voxels stay empty and filled ones filled. Where faint voxels are to keep their energies, because they say
+little about the sums, the exponent of voxel k is multiplied by e_k / (e_k + soft sum e): still a convex function.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ class Tilt(nn.Module):
 
     steps: of Newton; furthest: the most that a step may change any lambda b, where the sums can be far away; ridge:
     added to the second derivatives, times what is missing of the sums: without enough of it rounding errors decide
-    where lambda ends in showers that cannot have them.
+    where lambda ends in showers that cannot have them; soft: share of the energy of voxels that take half of the tilt.
 
     All layers are solved at once, (L, N, ..), filled up to the size of the largest.
     """
@@ -35,9 +36,11 @@ class Tilt(nn.Module):
     units: Tensor  # (L, K, K)
     products: Tensor  # b_i b_j in these units, (L, V_max, K K)
 
-    def __init__(self, *bases: Array, steps: int = STEPS, furthest: float | None = None, ridge: float = 1e-3) -> None:
+    def __init__(
+        self, *bases: Array, steps: int = STEPS, furthest: float | None = None, ridge: float = 1e-3, soft: float = 0.0
+    ) -> None:
         super().__init__()
-        self.steps, self.furthest, self.ridge = steps, furthest, ridge
+        self.steps, self.furthest, self.ridge, self.soft = steps, furthest, ridge, soft
         self.n_each = [len(basis) for basis in bases]
         size = max(self.n_each)
         padded = np.stack([np.pad(basis, ((0, size - len(basis)), (0, 0))) for basis in bases])
@@ -60,19 +63,22 @@ class Tilt(nn.Module):
         b, e = self.basis @ self.units, self._layers(voxels)
         scale = e.sum(2, keepdim=True).clamp_min(1e-9)
         e, target = e / scale, sums.double().transpose(0, 1) @ self.units / scale
+        weight = e / (e + self.soft) if self.soft else None
         power, size = torch.zeros_like(target), b.shape[2]
         unit = torch.eye(size, dtype=b.dtype, device=b.device)
         for _ in range(self.steps):
-            tilted = e * self._factor(power, b)
+            tilted = e * self._factor(power, b, weight)
             missing = target - tilted @ b
             ridge = 1e-6 + self.ridge * missing.abs().sum(2)[:, :, None, None]
-            curvature = (tilted @ self.products).reshape(len(b), -1, size, size) + ridge * unit
+            slope = tilted if weight is None else tilted * weight
+            curvature = (slope @ self.products).reshape(len(b), -1, size, size) + ridge * unit
             step = _solved(curvature, missing)
             if self.furthest is not None:
-                reach = torch.where(e > 0, (step @ b.mT).abs(), 0.0).amax(2, keepdim=True)
+                reach = (step @ b.mT).abs()
+                reach = torch.where(e > 0, reach if weight is None else reach * weight, 0.0).amax(2, keepdim=True)
                 step = step * (self.furthest / reach.clamp_min(self.furthest))
             power = power + step
-        tilted = (scale * e * self._factor(power, b)).transpose(0, 1).flatten(1)
+        tilted = (scale * e * self._factor(power, b, weight)).transpose(0, 1).flatten(1)
         return (tilted if len(self.spots) == tilted.shape[1] else tilted[:, self.spots]).to(voxels.dtype)
 
     def _layers(self, voxels: Tensor) -> Tensor:
@@ -83,14 +89,31 @@ class Tilt(nn.Module):
         return voxels.reshape(voxels.shape[0], len(self.n_each), -1).transpose(0, 1)
 
     @staticmethod
-    def _factor(power: Tensor, b: Tensor) -> Tensor:
-        return torch.exp((power @ b.mT).clamp_min(-LARGEST).clamp_max(LARGEST))
+    def _factor(power: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
+        exponent = power @ b.mT if weight is None else power @ b.mT * weight
+        return torch.exp(exponent.clamp_min(-LARGEST).clamp_max(LARGEST))
 
 
 def _units(basis: Array) -> Array:
     n, size = basis.shape
     full = np.pad(basis, ((0, max(0, size - n)), (0, 0)))  # also where there are fewer voxels than functions
     return np.linalg.pinv(np.linalg.qr(full)[1] / np.sqrt(n), rcond=1e-9)
+
+
+def scaled_to(total: Tensor, energy: Tensor, soft: Tensor) -> Tensor:
+    """Voxels e_k exp(a e_k / (e_k + soft)) (.., V) with this total (..); soft: (.., 1), above 0.
+
+    Faint ones hardly change. Where a would exceed LARGEST, all of them are multiplied by what is missing. Groups
+    without energy stay empty.
+    """
+    weight, total = energy / (energy + soft), total[..., None]
+    a = torch.zeros_like(total)
+    for _ in range(STEPS):
+        scaled = energy * torch.exp(weight * a)
+        slope = (scaled * weight).sum(-1, keepdim=True).clamp_min(1e-9)
+        a = a + ((total - scaled.sum(-1, keepdim=True)) / slope).clamp_min(-1.0).clamp_max(1.0)
+    scaled = energy * torch.exp(weight * a.clamp_min(-LARGEST).clamp_max(LARGEST))
+    return scaled * (total / scaled.sum(-1, keepdim=True).clamp_min(1e-9))
 
 
 class Moments(nn.Module):

@@ -118,6 +118,7 @@ def fit(
     processes = join(choose_device(config.device))
     try:
         fast.to(processes.device)
+        fast.generator.watch(fast.transform)
         processes.broadcast(fast.generator)
         state = _state(fast.generator, config, showers, Path(folder) if folder else None)
         _train(fast, *data, config, processes, state, state.load() if resume else 0, progress)

@@ -102,6 +102,9 @@ class Generator(nn.Module, ABC):
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Noise (N, Z) and context (N, C) -> features (N, G + V); the same input gives the same output."""
 
+    def watch(self, transform: nn.Module) -> None:
+        """Called before training with the fitted preprocessing, for objectives that look at energies [MeV]."""
+
     def log_prob(self, x: Tensor, c: Tensor) -> Tensor:
         """Exact ln p(x | c) of features (N, G + V), (N,); ValueError for families without it."""
         from . import MODELS  # the table imports the families, and they this file

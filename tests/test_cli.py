@@ -108,6 +108,12 @@ def nothing() -> None:
     pass
 
 
+def earlier_run() -> None:
+    Path("run").mkdir()
+    Path("run/recipe.toml").write_text(RECIPE)
+    Path("run/last.pt").write_text("hours of work")
+
+
 TRAIN = ["train", "showers.h5", "-o", "run", "--recipe", "recipe.toml"]
 EVALUATE = ["evaluate", "showers.h5", "showers.h5", "-o", "report"]
 SIMULATE = ["simulate", "calogan", "--engine", "parametric", "-n", "5", "-o", "new.h5", "--energy", "1GeV"]
@@ -178,6 +184,26 @@ CASES: dict[str, tuple[Callable[[], Any], list[str], str]] = {
     "no model": (nothing, ["generate", "none", *GENERATE[2:]], "expected a model folder with card.json"),
     "no card in the graph": (nothing, ["show", "no.onnx"], "no.onnx"),
     "nothing to show": (nothing, ["show", "atlas"], "no such file, check the name"),
+    "training showers as reference": (nothing, [*EVALUATE, "--training", "showers.h5"],
+                                      "got 80 showers that are both reference and training"),
+    "a candidate twice": (other_particles, ["evaluate", "showers.h5", "far.h5", "far.h5", "-o", "report"],
+                          "got candidate far.h5 twice"),
+    "too few showers for the default": (earlier_run, ["train", "showers.h5", "-o", "run", "--force"],
+                                        "got 80 showers, expected at least 500 for the default"),
+    "a teacher that cannot teach": (earlier_run, ["distill", "model", "showers.h5", "-o", "run", "--force"],
+                                    "got a teacher of family vae"),
+    "a run in place of its showers": (nothing, ["train", "showers.h5", "-o", "showers.h5", *TRAIN[4:], "--force"],
+                                      "got output showers.h5"),
+    "a run in place of its teacher": (
+        earlier_run, ["distill", "model", "showers.h5", "-o", "model", "--force"], "what this run is made from"),
+    "a folder in place of a file": (lambda: Path("new.h5").mkdir(), [*SIMULATE, "--force"],
+                                    "got output new.h5, a folder, expected the name of a file"),
+    "a particle that cannot be simulated": (nothing, changed(SIMULATE, particle="pi+"),
+                                            "got particle 211, expected e-"),
+    "a folder of somebody's model": (lambda: Path("mine/model").mkdir(parents=True), ["demo", "-o", "mine"],
+                                     "got output mine, which is no earlier demo report"),
+    "no training showers": (lambda: io.write(small_showers()[:0], "none.h5"), ["train", "none.h5", *TRAIN[2:]],
+                            "got none.h5 without showers"),
     "threads below 0": (nothing, [*TRAIN, "--threads", "-1"], "got --threads -1"),
 }  # fmt: skip
 
@@ -338,7 +364,8 @@ def test_an_interrupt_says_how_to_continue(
 
     monkeypatch.setattr(train, "_step", interrupted)
     assert run(TRAIN) == 130
-    assert "run the same command again" in capsys.readouterr().err
+    assert "add --resume" in capsys.readouterr().err
+    assert not Path("run").exists()  # there was no checkpoint yet
 
 
 def test_threads_are_set(monkeypatch: pytest.MonkeyPatch) -> None:

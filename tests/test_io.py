@@ -150,6 +150,13 @@ def damage(path: Path, what: str) -> None:
             file["energy"][1, 1] = np.nan
         elif what == "short":
             file["incident/x"].resize(2, axis=0)
+        elif what == "fewer":
+            file["energy"].resize(2, axis=0)
+        elif what == "text geometry":
+            file.attrs["geometry"] = "{name: none"
+        elif what == "letters":
+            del file["energy"]
+            file["energy"] = "five"
         else:
             del file[what]
 
@@ -157,7 +164,10 @@ def damage(path: Path, what: str) -> None:
 @pytest.mark.parametrize(("what", "said"), [
     ("truncated", "truncated or none"), ("text", "truncated or none"), ("newer", "version 2, expected at most 1"),
     ("foreign", "with keys energy, incident, overflow"), ("geometry", "does not match its digest"), ("NaN", "NaN"),
-    ("short", "incident x of shape"), ("energy", "expected complete showers"), ("incident/pdg", "expected complete"),
+    ("fewer", "with 2 to 5 rows"), ("text geometry", "geometry or provenance cannot be read"),
+    ("letters", "expected 'energy' as numbers with 2 axes"),
+    ("short", "rows of different quantities"), ("energy", "expected complete showers"),
+    ("incident/pdg", "expected complete"),
 ])  # fmt: skip
 def test_a_damaged_file_is_one_clear_error(tmp_path: Path, mixed: Geometry, what: str, said: str) -> None:
     path = tmp_path / "a.h5"

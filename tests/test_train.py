@@ -119,6 +119,21 @@ def test_a_checkpoint_without_later_settings_is_resumed(tmp_path: Path) -> None:
     assert_equal_weights(whole.state_dict(), train(folder=tmp_path, resume=True).state_dict())
 
 
+def test_a_torn_log_is_resumed_and_a_damaged_checkpoint_is_one_sentence(tmp_path: Path) -> None:
+    whole = train(folder=tmp_path)
+    rows = log(tmp_path)
+    with pytest.raises(Interruption):
+        train(folder=tmp_path, stop=7)
+    path = tmp_path / "log.jsonl"
+    path.write_text(path.read_text()[:-9])
+    assert_equal_weights(whole.state_dict(), train(folder=tmp_path, resume=True).state_dict())
+    assert [row["step"] for row in log(tmp_path)] == [row["step"] for row in rows]
+    for damaged in (b"junk", (tmp_path / "last.pt").read_bytes()[:5000]):
+        (tmp_path / "last.pt").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"got .*last\.pt, expected a checkpoint; it is damaged, train anew"):
+            train(folder=tmp_path, resume=True)
+
+
 def test_the_log_has_one_json_object_per_line(tmp_path: Path) -> None:
     train(replace(CONFIG, log_every=4), folder=tmp_path)
     rows = log(tmp_path)

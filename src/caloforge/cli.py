@@ -616,15 +616,23 @@ def run(arguments: list[str]) -> int:
         print(f"caloforge: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "caloforge: interrupted; finished chunks and checkpoints are kept: run the same command again to continue "
-            "(for train add --resume)",
-            file=sys.stderr,
-        )
+        print(f"caloforge: interrupted; {_kept(arguments)}", file=sys.stderr)
         return 130
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     return 0
+
+
+def _kept(arguments: list[str]) -> str:
+    """What is left of an interrupted command, and how to go on."""
+    verb = arguments[0] if arguments else ""
+    if verb in ("simulate", "generate"):
+        return "finished chunks, in FILE.parts, are kept: run the same command again to continue"
+    if verb == "distill" or (verb == "train" and "--recipe" in " ".join(arguments)):
+        return "the last checkpoint, if there was one, is kept: add --resume to continue"
+    if verb == "train":
+        return "run it again from the start, with --force if the folder is there"
+    return "nothing was written: run it again"
 
 
 _ABOUT = "From Geant4 showers to a trained, judged and exported fast calorimeter simulation."

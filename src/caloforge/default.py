@@ -85,7 +85,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     once = brightest and polar
     n_features = geometry.n_layers * ((7 if impose and not polar else 4) + brightest)
     few = n_features <= MANY_FEATURES
-    n = steps or (1500 if few else 500)
+    n = (1500 if few else 500) if steps is None else steps
     teacher = Recipe(
         CopulaConfig(
             layer_hidden=256 if few else 128, layer_dropout=0.1 if few else 0.0, layer_transforms=2 if deep else 3,
@@ -102,7 +102,7 @@ def choose(showers: Showers, *, steps: int | None = None, seed: int = 0) -> Defa
     )  # fmt: skip
     many = geometry.n_voxels > MANY_VOXELS
     width = 128 if geometry.n_voxels <= FEW_VOXELS else 192 if geometry.n_voxels <= 1000 else 256
-    n = steps or (2500 if many else 5000)
+    n = (2500 if many else 5000) if steps is None else steps
     student = Recipe(
         OneStepConfig(
             impose=impose and not (polar and deep), twice=not once, centred=not straight, width=width,

@@ -28,9 +28,11 @@ FORMAT, VERSION = "caloforge-showers", 1
 CHUNK = 128
 
 
-def require_absent(path: str | Path, force: bool) -> Path:
-    """The path, if nothing is there yet or ``force``; FileExistsError otherwise."""
+def require_absent(path: str | Path, force: bool, *, folder: bool = False) -> Path:
+    """The path, if nothing is there yet or ``force``; FileExistsError otherwise. folder: whether it is to be one."""
     path = Path(path)
+    if path.is_dir() and force and not folder:
+        raise FileExistsError(f"got output {path}, a folder, expected the name of a file; choose another")
     if path.exists() and not force:
         raise FileExistsError(f"got output {path}, which exists, expected a new name; choose another or give --force")
     if not path.absolute().parent.is_dir():
@@ -152,17 +154,41 @@ def _open(path: str | Path) -> Iterator[h5py.File]:
         version = int(file.attrs.get("format_version", 0))
         if version > VERSION:
             raise ValueError(f"got {path} of format version {version}, expected at most {VERSION}; update caloforge")
+        _require_whole(path, file)
         try:
             yield file
         except (OSError, KeyError) as error:
             raise ValueError(f"got {path}, expected complete showers ({error}); make or copy the file again") from None
 
 
+def _require_whole(path: str | Path, file: h5py.File) -> None:
+    """ValueError unless the file has one row of every quantity for each shower, of numbers."""
+    data = {name: file.get(name) for name in ("energy", *(f"incident/{name}" for name in FIELDS))}
+    data |= {name: file[name] for name in ("overflow", "weight") if name in file}
+    for name, values in data.items():
+        if values is None:
+            raise ValueError(f"got {path}, expected complete showers (no {name!r}); make or copy the file again")
+        rank = 2 if name in ("energy", "overflow") else 1
+        if not isinstance(values, h5py.Dataset) or values.ndim != rank or values.dtype.kind not in "fiu":
+            raise ValueError(f"got {path}, expected {name!r} as numbers with {rank} axes; make the file again")
+    rows = {len(values) for values in data.values()}
+    if len(rows) > 1:
+        raise ValueError(
+            f"got {path} with {min(rows)} to {max(rows)} rows of different quantities, expected as many of each; make "
+            "the file again"
+        )
+
+
 def _header(path: str | Path, file: h5py.File) -> tuple[Geometry, int, dict[str, Any]]:
-    geometry = Geometry.from_json(file.attrs["geometry"])
+    try:
+        geometry, provenance = Geometry.from_json(file.attrs["geometry"]), json.loads(file.attrs["provenance"])
+        if not isinstance(provenance, dict):
+            raise TypeError("provenance is no table")
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"got {path}, whose geometry or provenance cannot be read ({error}); make it again") from None
     if geometry.digest() != file.attrs["geometry_digest"]:
         raise ValueError(f"got {path}, whose geometry does not match its digest; the file was changed, make it again")
-    return geometry, len(file["energy"]), json.loads(file.attrs["provenance"])
+    return geometry, len(file["energy"]), provenance
 
 
 def stream(path: str | Path, chunk: int = 8192) -> Iterator[Showers]:

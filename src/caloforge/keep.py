@@ -74,7 +74,10 @@ class State:
         """Restore the state; returns the number of steps done."""
         if self.path is None or not self.path.exists():
             raise FileNotFoundError(f"got nothing to resume, expected {self.path}; train without --resume")
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(self.path, map_location="cpu", weights_only=True)
+        except Exception:  # of pickle, of zip files and of torch
+            raise ValueError(f"got {self.path}, expected a checkpoint; it is damaged, train anew") from None
         changed = changes({"train": self.settings}, {"train": state["config"]})
         if changed:
             raise ValueError(

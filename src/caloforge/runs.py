@@ -1,8 +1,11 @@
 """Run folders: what train and distill write, with recipe.toml, log.jsonl, last.pt and the model itself."""
 
 import hashlib
+import os
 import shutil
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +34,10 @@ class _Data:
     @staticmethod
     def open(name: str) -> "_Data":
         file = hub.sample(name)
-        return _Data(name, file, open_showers(file))
+        showers = open_showers(file)
+        if not len(showers):
+            raise ValueError(f"got {name} without showers, expected some to train on; give another file")
+        return _Data(name, file, showers)
 
     def valid(self) -> "Gun | Incident":
         """The range a sample was made for, which is wider than what it happens to hold."""
@@ -53,7 +59,7 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
           resume: bool = False, force: bool = False) -> "FastSim":  # fmt: skip
     """Train the recipe's model on the showers in ``data``, or without a recipe the default one (``default``);
     ``output`` becomes a run folder."""
-    from .config import dump_recipe, load_recipe
+    from .config import load_recipe
     from .fastsim import FastSim
     from .parallel import rank
     from .train import fit, require_trainable
@@ -69,22 +75,22 @@ def train(data: str, output: Path, *, recipe: Path | None = None, steps: int | N
         showers.geometry, chosen.model, valid=source.valid(), preprocess=chosen.preprocess, seed=chosen.train.seed
     )
     require_trainable(fast, showers, chosen.train)
-    if rank() == 0:
-        _prepare_folder(output, chosen, resume, force)
-        (output / "recipe.toml").write_text(dump_recipe(chosen))
     began = time.monotonic()
-    with bar(f"train {fast.card.family}", "steps") as update:
-        fit(fast, showers, chosen.train, folder=output, resume=resume, progress=update)
-    fast = fast.with_card(training=source.origin(chosen, began))
-    if rank() == 0:
-        fast.save(output)
+    with (
+        _run_folder(output, chosen, resume=resume, force=force, inputs=[source.file]) if rank() == 0 else nullcontext()
+    ):
+        with bar(f"train {fast.card.family}", "steps") as update:
+            fit(fast, showers, chosen.train, folder=output, resume=resume, progress=update)
+        fast = fast.with_card(training=source.origin(chosen, began))
+        if rank() == 0:
+            fast.save(output)
     return fast
 
 
 def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None, n_pairs: int, steps: int | None,
             seed: int | None, resume: bool = False, force: bool = False) -> "FastSim":  # fmt: skip
     """Train a student of the teacher on the showers in ``data``; ``output`` becomes a run folder."""
-    from .config import dump_recipe, load_recipe
+    from .config import load_recipe
     from .default import choose
     from .distill import distill as teach
     from .fastsim import FastSim
@@ -104,17 +110,16 @@ def distill(teacher: str, data: str | None, output: Path, *, recipe: Path | None
             f"got a recipe of another family in {recipe}, expected model.family = 'one_step', 'mean_flow' or "
             "'caloflow_student'; correct it"
         )
-    _prepare_folder(output, chosen, resume, force)
-    (output / "recipe.toml").write_text(dump_recipe(chosen))
     began = time.monotonic()
-    with bar("distill", "steps") as update:
-        fast = teach(
-            old, source.showers, chosen.model, chosen.train, n_pairs=n_pairs, folder=output, resume=resume,
-            progress=update,
-        )  # fmt: skip
     about = {"teacher": Path(teacher).name} | ({"n_pairs": n_pairs} if isinstance(chosen.model, OneStepConfig) else {})
-    fast = fast.with_card(training=source.origin(chosen, began) | about)
-    fast.save(output)
+    with _run_folder(output, chosen, resume=resume, force=force, inputs=[source.file, hub.model(teacher)]):
+        with bar("distill", "steps") as update:
+            fast = teach(
+                old, source.showers, chosen.model, chosen.train, n_pairs=n_pairs, folder=output, resume=resume,
+                progress=update,
+            )  # fmt: skip
+        fast = fast.with_card(training=source.origin(chosen, began) | about)
+        fast.save(output)
     return fast
 
 
@@ -133,20 +138,20 @@ def _train_default(data: str, output: Path, *, steps: int | None, seed: int, for
 
     source = _Data.open(data)
     recipes = choose(source.showers, steps=steps, seed=seed)
-    _prepare_folder(output, recipes.student, False, force)
     began = time.monotonic()
-    with bar("train teacher and student", "steps") as update:
-        judged = train_default(
-            source.showers, valid=source.valid(), recipes=recipes, folder=output, progress=update
-        )  # fmt: skip
-    for name, recipe in (("teacher", recipes.teacher), ("student", recipes.student)):
-        (output / name / "recipe.toml").write_text(dump_recipe(recipe))
-        getattr(judged, name).with_card(training=source.origin(recipe, began)).save(output / name)
-    best = recipes.student if judged.best is judged.student else recipes.teacher
-    (output / "recipe.toml").write_text(dump_recipe(best))
-    fast = judged.best.with_card(training=source.origin(best, began), scores=judged.scores())
-    fast.save(output)
-    save_all([judged.report], output / "report")
+    with _run_folder(output, recipes.student, resume=False, force=force, inputs=[source.file]):
+        with bar("train teacher and student", "steps") as update:
+            judged = train_default(
+                source.showers, valid=source.valid(), recipes=recipes, folder=output, progress=update
+            )  # fmt: skip
+        for name, recipe in (("teacher", recipes.teacher), ("student", recipes.student)):
+            (output / name / "recipe.toml").write_text(dump_recipe(recipe))
+            getattr(judged, name).with_card(training=source.origin(recipe, began)).save(output / name)
+        best = recipes.student if judged.best is judged.student else recipes.teacher
+        (output / "recipe.toml").write_text(dump_recipe(best))
+        fast = judged.best.with_card(training=source.origin(best, began), scores=judged.scores())
+        fast.save(output)
+        save_all([judged.report], output / "report")
     return fast
 
 
@@ -159,31 +164,56 @@ def _widened(showers: Showers) -> Incident:
     return Incident.concat([showers.incident, replace(first, energy=np.array(ends, dtype=float))])
 
 
-def _prepare_folder(output: Path, recipe: "Recipe", resume: bool, force: bool) -> None:
-    """An empty output folder, or the run of the same recipe to resume."""
+@contextmanager
+def _run_folder(output: Path, recipe: "Recipe", *, resume: bool, force: bool, inputs: Sequence[Path]) -> Iterator[None]:
+    """An empty output folder with its recipe.toml, or the run of the same recipe to resume.
+
+    A run that it replaces is set aside meanwhile; if the block fails before there is a checkpoint, because the showers
+    or the teacher are refused, everything is again as it was.
+    """
+    from .config import dump_recipe
+
+    if resume:
+        _require_same_run(output, recipe)
+        yield
+        return
+    io.require_absent(output, force, folder=True)
+    if output.is_file() or output.resolve() in [path.resolve() for path in inputs]:
+        raise FileExistsError(
+            f"got output {output}, which is no run or what this run is made from, expected a new name; choose another"
+        )
+    if output.is_dir() and not (output / "recipe.toml").exists() and any(output.iterdir()):
+        raise FileExistsError(f"got output {output}, a folder that is no run, expected a new name; choose another")
+    aside = output.absolute().with_name(f".{output.absolute().name}.{os.getpid()}.old")
+    if output.is_dir():
+        output.rename(aside)
+    output.mkdir()
+    try:
+        (output / "recipe.toml").write_text(dump_recipe(recipe))
+        yield
+    except BaseException:
+        if not any(output.rglob("last.pt")):
+            shutil.rmtree(output)
+            if aside.exists():
+                aside.rename(output)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _require_same_run(output: Path, recipe: "Recipe") -> None:
+    """Raise unless ``output`` is a run of this recipe that can be resumed."""
     from .config import load_recipe
     from .keep import changes
 
-    if resume:
-        if not (output / "last.pt").exists():
-            raise FileNotFoundError(
-                f"got --resume, expected a run with {output / 'last.pt'}; train without --resume first"
-            )
-        changed = changes(recipe.to_dict(), load_recipe(output / "recipe.toml").to_dict())
-        if changed:
-            raise ValueError(
-                f"got another recipe to resume than {output / 'recipe.toml'} ({', '.join(changed)}), expected the "
-                "same; give the same command or start a new run"
-            )
-        return
-    io.require_absent(output, force)
-    if output.is_dir() and not (output / "recipe.toml").exists() and any(output.iterdir()):
-        raise FileExistsError(f"got output {output}, a folder that is no run, expected a new name; choose another")
-    if output.is_dir():
-        shutil.rmtree(output)
-    elif output.exists():
-        output.unlink()
-    output.mkdir()
+    if not (output / "last.pt").exists():
+        raise FileNotFoundError(f"got --resume, expected a run with {output / 'last.pt'}; train without --resume first")
+    changed = changes(recipe.to_dict(), load_recipe(output / "recipe.toml").to_dict())
+    if changed:
+        raise ValueError(
+            f"got another recipe to resume than {output / 'recipe.toml'} ({', '.join(changed)}), expected the "
+            "same; give the same command or start a new run"
+        )
 
 
 def sha256(path: Path) -> str:

@@ -80,8 +80,10 @@ class TrainConfig:
             raise ValueError(
                 f"got train.batch = {self.batch} in train.parts = {self.parts}, expected equal pieces; choose a divisor"
             )
-        if not (0 <= self.validation < 1 and 0 <= self.ema < 1 and self.lr > 0 and self.clip > 0):
-            raise ValueError(f"got {self}, expected 0 <= validation, ema < 1 and lr, clip > 0; correct them")
+        if not (0 <= self.validation < 1 and 0 <= self.ema < 1 and min(self.lr, self.clip) > 0 <= self.weight_decay):
+            raise ValueError(
+                f"got {self}, expected 0 <= validation, ema < 1, lr, clip > 0 and weight_decay >= 0; correct them"
+            )
         if self.keep == "separation" and self.validation == 0:
             raise ValueError("got train.keep = 'separation' with validation 0, expected held-out showers; raise it")
 
@@ -356,8 +358,8 @@ def _log(path: Path | None, row: dict[str, Any]) -> None:
 def _cut_log(path: Path, step: int) -> None:
     """Drop the rows behind ``step``: a resumed run writes them again."""
     if path.exists():
-        rows = [row for row in path.read_text().splitlines() if json.loads(row)["step"] <= step]
-        path.write_text("".join(row + "\n" for row in rows))
+        rows = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]  # whole ones
+        path.write_text("".join(row for row in rows if json.loads(row)["step"] <= step))
 
 
 def _separation(model: nn.Module, fast: FastSim, data: _Data | None, config: TrainConfig) -> float:

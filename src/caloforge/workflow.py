@@ -103,18 +103,29 @@ def evaluate(reference: str, candidates: Sequence[str], output: Path, *, force: 
     """
     from .evaluate import beyond
     from .evaluate import evaluate as judge
-    from .evaluate.page import save_all
+    from .evaluate.checks import require_other
+    from .evaluate.interpolation import require_windows
+    from .evaluate.page import require_free, save_all
 
-    if not force and output.exists():
-        raise FileExistsError(f"got output {output}, which exists, expected a new name; choose another or give --force")
+    require_free(output, force)
     if not candidates:
         raise ValueError("got no candidate, expected at least one file of showers; add it")
     files = [hub.sample(name) for name in candidates]
-    truth = open_showers(hub.sample(reference), binning=binning, detector=detector)
+    twice = [file for k, file in enumerate(files) if file.absolute() in [other.absolute() for other in files[:k]]]
+    if twice:
+        raise ValueError(f"got candidate {twice[0]} twice, expected different ones; leave one away")
+    # All is read and compared before the first classifier is trained.
+    truth, *made = (open_showers(f, binning=binning, detector=detector) for f in (hub.sample(reference), *files))
+    seen = None if training is None else open_showers(hub.sample(training), binning=binning, detector=detector)
+    for showers, what in [*((s, "candidate showers") for s in made), *([(seen, "training showers")] if seen else [])]:
+        truth.geometry.require_same(showers.geometry, what)
+    if seen is not None:
+        require_other(truth, seen)
+    for showers in made if held_out else []:
+        require_windows(truth, showers, held_out)
     reports = []
-    for file in files:
+    for file, showers in zip(files, made, strict=True):
         name = file.stem if [f.stem for f in files].count(file.stem) == 1 else str(file)
-        showers = open_showers(file, binning=binning, detector=detector)
         with bar(f"evaluate {name}", "%") as update:
 
             def progress(part: float, note: str, update: Any = update) -> None:
@@ -122,8 +133,7 @@ def evaluate(reference: str, candidates: Sequence[str], output: Path, *, force: 
 
             reports.append(judge(truth, showers, candidate_name=name, progress=progress, **settings))
     seed = int(settings.get("seed", 0))
-    if training is not None:
-        seen = open_showers(hub.sample(training), binning=binning, detector=detector)
+    if seen is not None:
         reports = [beyond.with_memorisation(report, seen, seed=seed) for report in reports]
     if held_out:
         reports = [beyond.with_interpolation(report, held_out, seed=seed) for report in reports]
@@ -239,6 +249,9 @@ def show(path: str, output: Path | None = None, *, force: bool = False) -> None:
 
 def _show_sample(path: Path) -> None:
     showers = open_showers(path)
+    if not len(showers):
+        _print({"showers": 0, **_mesh(showers.geometry.to_dict()), **showers.provenance})
+        return
     energy, ratio = showers.incident.energy / 1e3, showers.total / showers.incident.energy
     _print({
         "showers": len(showers), **_mesh(showers.geometry.to_dict()),
@@ -279,8 +292,11 @@ def demo(output: Path, *, train_first: bool, seed: int) -> None:
     from .evaluate import evaluate as judge
     from .fastsim import FastSim
 
-    known = {"report.html", "metrics.json", "metrics.csv", "benchmark.json", "model"}
-    if output.exists() and not (output.is_dir() and {p.name for p in output.iterdir()} <= known):
+    needed = {"report.html", "metrics.json", "benchmark.json"}
+    found = {p.name for p in output.iterdir()} if output.is_dir() else set()
+    if output.exists() and not (
+        output.is_dir() and (not found or needed <= found <= needed | {"metrics.csv", "model"})
+    ):
         raise FileExistsError(
             f"got output {output}, which is no earlier demo report, expected a new name; choose another"
         )

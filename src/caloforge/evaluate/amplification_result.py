@@ -121,7 +121,7 @@ class Amplification:
 
 def require_folder(folder: str | Path, force: bool) -> Path:
     """The folder, if nothing is there yet or it may be written to again."""
-    folder = io.require_absent(folder, force)
+    folder = io.require_absent(folder, force, folder=True)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"got output {folder}, which is a file, expected a folder; choose another name")
     return folder

@@ -37,3 +37,13 @@ def require_distinct(reference: Showers, candidate: Showers) -> None:
                 f"got {twice} {name} showers that are copies of others, expected each once: classifiers would be "
                 "tested on showers they were trained on; remove the copies"
             )
+
+
+def require_other(reference: Showers, training: Showers) -> None:
+    """ValueError if showers of the reference were trained on: a model that remembers them would look perfect."""
+    both = len(np.intersect1d(fingerprints(reference), fingerprints(training)))
+    if both:
+        raise ValueError(
+            f"got {both} showers that are both reference and training, expected different ones; judge with showers "
+            "that no training saw"
+        )

@@ -60,6 +60,31 @@ def interpolation(
     out.
     """
     reference.geometry.require_same(candidate.geometry, "candidate showers")
+    edges, inside, chosen, n = _compared(reference, candidate, windows)
+    rng = np.random.default_rng(seed)
+    columns = observables.observables(reference), observables.observables(candidate)
+    known = tuple(columns[0]) if names is None else tuple(names)
+    unknown = [name for name in known if name not in columns[0]]
+    if unknown:
+        raise ValueError(f"got observable {unknown[0]!r}, expected one of {', '.join(columns[0])}; correct the name")
+    tables = []
+    for pair in chosen:
+        ours, theirs = (rng.permutation(index) for index in pair)
+        groups = (columns[0], ours[:n]), (columns[1], theirs[:n]), (columns[0], ours[n : 2 * n])
+        tables.append(_powers([{name: c[name][i] for name in known} for c, i in groups], n_bootstrap, rng))
+    powers = np.stack(tables)  # (bins, 1 + bootstraps, value or floor, observables)
+    return _summary(edges, inside, n, known, powers)
+
+
+def require_windows(reference: Showers, candidate: Showers, windows: Sequence[tuple[float, float]]) -> None:
+    """ValueError unless there are showers enough inside and outside the windows."""
+    _compared(reference, candidate, windows)
+
+
+def _compared(
+    reference: Showers, candidate: Showers, windows: Sequence[tuple[float, float]]
+) -> tuple[Array, Array, list[list[Array]], int]:
+    """Bins [MeV] (B, 2), which are windows (B,), the showers of both in every bin, and how many of them are used."""
     edges, inside = energy_bins(reference.incident.energy, windows)
     chosen = [[_within(s.incident.energy, *bin_) for s in (reference, candidate)] for bin_ in edges]
     sizes = np.array([min(len(ours) // 2, len(theirs)) for ours, theirs in chosen])
@@ -70,19 +95,7 @@ def interpolation(
             f"got {n} showers for each comparison in the emptiest window (half of the reference's), expected at least "
             f"{FEWEST}, and as many in a bin outside the windows; simulate more there or widen the windows"
         )
-    rng = np.random.default_rng(seed)
-    columns = observables.observables(reference), observables.observables(candidate)
-    known = tuple(columns[0]) if names is None else tuple(names)
-    unknown = [name for name in known if name not in columns[0]]
-    if unknown:
-        raise ValueError(f"got observable {unknown[0]!r}, expected one of {', '.join(columns[0])}; correct the name")
-    tables = []
-    for k in kept:
-        ours, theirs = (rng.permutation(index) for index in chosen[k])
-        groups = (columns[0], ours[:n]), (columns[1], theirs[:n]), (columns[0], ours[n : 2 * n])
-        tables.append(_powers([{name: c[name][i] for name in known} for c, i in groups], n_bootstrap, rng))
-    powers = np.stack(tables)  # (bins, 1 + bootstraps, value or floor, observables)
-    return _summary(edges[kept], inside[kept], n, known, powers)
+    return edges[kept], inside[kept], [chosen[k] for k in kept], n
 
 
 def energy_bins(energy: Array, windows: Sequence[tuple[float, float]]) -> tuple[Array, Array]:
@@ -124,8 +137,10 @@ def _powers(groups: list[dict[str, Array]], n_bootstrap: int, rng: np.random.Gen
     draws = [[whole] * 3, *([rng.integers(0, n, n) for _ in groups] for _ in range(n_bootstrap))]
     out = np.empty((len(draws), 2, len(groups[0])))
     for o, name in enumerate(groups[0]):
-        both = np.concatenate([groups[0][name], groups[2][name]])
-        edges = histograms.binning(both, int(np.clip(round(np.sqrt(n)), 5, 20)))
+        # Of all three: bins of two of them would have no under- and overflow for these, and some for the third.
+        edges = histograms.binning(
+            np.concatenate([group[name] for group in groups]), int(np.clip(round(np.sqrt(n)), 5, 20))
+        )
         bins = [np.searchsorted(edges, group[name], side="right") for group in groups]
         for d, draw in enumerate(draws):
             counts = [np.bincount(b[i], minlength=len(edges) + 1) for b, i in zip(bins, draw, strict=True)]

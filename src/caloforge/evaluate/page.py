@@ -45,7 +45,7 @@ def save_all(reports: "Sequence[Report]", folder: str | Path, force: bool = Fals
     ``force`` replaces these files in an existing folder and leaves all others alone.
     """
     folder = Path(folder)
-    _require_free(folder, force)
+    require_free(folder, force)
     require_comparable(reports)
     contents = {METRICS: metrics_json(reports), TABLE: metrics_csv(reports), PAGE: render(reports)}
     with _temporary_folder(folder) as temporary:
@@ -134,7 +134,7 @@ def _groups(reports: "Sequence[Report]") -> dict[str, dict[str, list[Any]]]:
     return out
 
 
-def _require_free(folder: Path, force: bool) -> None:
+def require_free(folder: Path, force: bool) -> None:
     """Raise unless the folder can be written."""
     if folder.exists() and not force:
         raise FileExistsError(f"got output {folder}, which exists, expected a new name; choose another or give --force")

@@ -145,7 +145,12 @@ def _claimed(path: Path, description: str) -> Iterator[Path]:
             temporary = folder / f"run.json.{os.getpid()}.tmp"
             temporary.write_text(description)
             temporary.replace(described)
-        yield folder
+        try:
+            yield folder
+        except ValueError:
+            if not any(folder.glob("chunk-*.h5")):  # refused, and nothing to go on with
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def _lock(file: Any, folder: Path) -> None:

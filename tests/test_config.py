@@ -1,5 +1,6 @@
 import dataclasses
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +89,12 @@ def test_every_recipe_of_the_repository_is_valid_and_says_what_it_is(path: Path)
     made: Any = load_recipe(path)
     assert isinstance(made, Recipe)
     assert path.read_text().startswith("#"), "the first comment says what it is, its cost and the expected numbers"
+
+
+@pytest.mark.parametrize("make", [
+    lambda: PreprocessConfig(impose="momnets"), lambda: TrainConfig(schedule="linear"),
+    lambda: FlowMatchingConfig(solver="euler2"),
+])  # fmt: skip
+def test_a_choice_that_is_not_there_is_refused_in_python_too(make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=r"got '\w+' for \w+, expected one of .*; choose one"):
+        make()

@@ -66,6 +66,8 @@ def benchmark(
     from .fastsim import read_card
 
     batches = BATCHES if batches is None else batches
+    if n_geant4 < 0:
+        raise ValueError(f"got n_geant4 = {n_geant4}, expected at least 0, none; raise it")
     if not batches or min(batches) < 1:
         raise ValueError(f"got batches {tuple(batches)}, expected numbers of showers of at least 1; give some")
     cards = [read_card(folder)[0] for folder in models]

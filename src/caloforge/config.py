@@ -36,7 +36,7 @@ class Recipe:
                 raise ValueError(f"got {name} = {section!r} in {where}, expected a section [{name}]; correct it")
         model = dict(data.get("model", {}))
         family = model.pop("family", "flow_matching")
-        if family not in MODELS:
+        if not isinstance(family, str) or family not in MODELS:
             raise ValueError(
                 f"got model.family = {family!r} in {where}, expected one of {', '.join(MODELS)}; choose one"
             )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from .geometry import Geometry
 from .jet_momentum import JetMomentum
+from .settings import require_choices
 from .tilt import Moments
 from .transforms import (
     FEW_LAYERS,
@@ -78,6 +79,7 @@ class PreprocessConfig:
     standardise: Literal["none", "voxel", "all"] = "none"
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if self.brightest and self.impose not in ("moments", "radial"):
             raise ValueError(
                 f"got preprocess.brightest with impose = {self.impose!r}, expected 'moments' or 'radial'; change one"

@@ -28,6 +28,13 @@ def require_known(data: dict[str, Any], known: tuple[str, ...], where: str) -> N
         )
 
 
+def require_choices(config: Any) -> None:
+    """ValueError where a field of a dataclass that has a few possible values has another one."""
+    for name, hint in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(hint) is typing.Literal:
+            _converted(getattr(config, name), hint, name)
+
+
 def build(kind: type[T], data: dict[str, Any], where: str) -> T:
     """A dataclass from plain data, with names and types checked."""
     hints = typing.get_type_hints(kind)

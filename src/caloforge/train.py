@@ -29,6 +29,7 @@ from .keep import WHOLE, Best, State
 from .models import Generator, Objective
 from .parallel import Processes, choose_device, has_fast_bf16, join, require_divisor
 from .preprocess import ShowerTransform
+from .settings import require_choices
 from .showers import Showers
 
 Progress = Callable[[int, int, str], None]
@@ -72,6 +73,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     def __post_init__(self) -> None:
+        require_choices(self)
         if min(self.steps, self.batch, self.parts, self.log_every, self.checkpoint_every) < 1:
             raise ValueError(
                 f"got {self}, expected steps, batch, parts, log_every and checkpoint_every >= 1; raise them"

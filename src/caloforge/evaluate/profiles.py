@@ -80,7 +80,9 @@ def run(reference: Showers, candidate: Showers, halves: list[Array], settings: S
         else:
             found = _distances(columns[0], columns[1], values[0], settings.n_bootstrap, rng)
         tell(0.06 + 0.06 * number, "distances of whole showers")
-        found |= _many_dimensional(pair, features, official, seeds["multivariate"], notes if number == 0 else [])
+        said: list[str] = []
+        found |= _many_dimensional(pair, features, official, seeds["multivariate"], said)
+        notes += [f"floor: {note}" for note in said if note not in notes] if number else said
         results.append(found)
     verdicts = _train(samples, values, halves, settings, seeds["classifier"], tell)
     levels = settings.trained

@@ -17,6 +17,7 @@ from torch.nn import functional
 from zuko.flows.autoregressive import MaskedAutoregressiveTransform
 
 from ..geometry import Geometry
+from ..settings import require_choices
 
 Fast = Literal["density", "decode"]
 BOUND, MIN_SLOPE = 5.0, 1e-3  # of the splines of the layer flow
@@ -119,10 +120,12 @@ class Generator(nn.Module, ABC):
 
 
 def require_sizes(config: Any, *names: str) -> None:
-    """Raise ValueError unless these fields of a configuration are at least 1, width at least 2 and 0 <= dropout < 1.
+    """Raise ValueError unless these fields of a configuration are at least 1, width at least 2, 0 <= dropout < 1, and
+    its choices among those there are.
 
     width, dropout and layer_dropout are checked where the configuration has them.
     """
+    require_choices(config)
     least = dict.fromkeys(names, 1) | {"width": 2}
     for name, smallest in least.items():
         if getattr(config, name, smallest) < smallest:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from matplotlib.colors import LogNorm, SymLogNorm
 from results import put_section
+from ship import compact
 
 import caloforge as cf
 from caloforge import hub
@@ -65,7 +66,7 @@ def scores(name: str, fast: FastSim, test: Showers, made: Showers, names: tuple[
     if name in hub.MODEL_NAMES and not Path(name).exists():
         kept = {k: asdict(report.scores[k]) for k in (*KEPT, *names) if k in report.scores}
         sample = {"sample": sample_of(fast), "n_test": len(test), "seed": 0, "repeats": REPEATS}
-        fast.with_card(scores=sample | kept).save(hub.model(name), half=True, helpers=False)
+        compact(fast.with_card(scores=sample | kept)).save(hub.model(name), half=True, helpers=False)
     worst = sorted((k for k in report.scores if k.startswith("separation/")), key=lambda k: -report.scores[k].value)
     out = {}
     for name in (*names, *(k for k in report.scores if k.startswith("occupancy/"))):

@@ -61,10 +61,20 @@ def test_the_second_subjet_is_what_lies_below_and_its_single_pixel_gets_a_densit
     assert all(len(column.unique()) > 250 for column in spread[:, 5:].T)
 
 
-def test_scaling_leaves_an_image_of_its_own_momentum_as_it_is_and_has_gradients() -> None:
-    momentum = JetMomentum(jets.geometry(), subjets=True)
+def sparse() -> torch.Tensor:
     rng = np.random.default_rng(4)
-    truth = torch.tensor(rng.gamma(0.3, 5e3, (100, 625)) * (rng.random((100, 625)) < 0.05), dtype=torch.float32)
+    return torch.tensor(rng.gamma(0.3, 5e3, (100, 625)) * (rng.random((100, 625)) < 0.05), dtype=torch.float32)
+
+
+def test_without_subjets_an_image_is_scaled_as_a_whole() -> None:
+    momentum, truth = JetMomentum(jets.geometry()), sparse()
+    q = momentum.values(truth)
+    torch.testing.assert_close(momentum.scaled(3 * truth, q), truth, rtol=1e-5, atol=1e-3)
+    assert momentum.missing(truth, q).abs().max() < 1e-6
+
+
+def test_scaling_leaves_an_image_of_its_own_momentum_as_it_is_and_has_gradients() -> None:
+    momentum, truth = JetMomentum(jets.geometry(), subjets=True), sparse()
     truth[:10, momentum.parts[:, 0] > 0] = 0.0  # no second subjet
     q = momentum.values(truth)
     torch.testing.assert_close(momentum.scaled(truth, q), truth, rtol=1e-4, atol=1e-2)

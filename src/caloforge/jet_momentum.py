@@ -94,6 +94,9 @@ class JetMomentum(nn.Module):
     def scaled(self, pixels: Tensor, q: Tensor) -> Tensor:
         """Each part of the image brought to its pT, (N, V): the tilt finds its way from nearby. An image of q stays."""
         q, energy = q.double(), pixels.double()
+        if self.n_values == 4:
+            found = _jet_of(self.tilt.sums(pixels)[:, 0])[0]
+            return (energy * torch.exp(q[:, 0] - found)[:, None]).to(pixels.dtype)
         pt, sums = torch.exp(q[:, 0]), energy @ self.parts
         least = LEAST * pt[:, None]
         axis = torch.stack([torch.cos(q[:, 3].float()), torch.sin(q[:, 3].float())], dim=1).double()

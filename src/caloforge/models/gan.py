@@ -12,8 +12,8 @@ Mescheder et al. 2018, 1801.04406), computed on a part of each batch.
 
 Of jet images the features show a discriminator little, since what is imposed changes them afterwards. With ``images`` a
 second one, of convolutions, sees the energies of the pixels; the generator also has to bring the momenta of its images,
-before they are imposed, near those that are asked (``consistency``), and the mean image of each class to the real one.
-Pixels below their threshold then pass gradients on (``ShowerTransform.untilted``).
+before they are imposed, near those that are asked (``consistency``), and the mean image of each class, as imposed, to
+the real one. Pixels below their threshold then pass gradients on (``ShowerTransform.untilted``).
 """
 
 from collections.abc import Callable, Iterator
@@ -147,9 +147,10 @@ class GAN(Generator):
             return loss
         judge, real = self.image_judge, self._energies(x, c)[0]
         with torch.no_grad():
-            made = self.imposed.scaled(*self._energies(torch.cat([x[:, : self.sizes.n_globals], fake], dim=1), c))
-        if self.training:
-            judge.remember(real, made, self._classes(c))
+            energy, q = self._energies(torch.cat([x[:, : self.sizes.n_globals], fake], dim=1), c)
+            made = self.imposed.scaled(energy, q)
+            if self.training:
+                judge.remember(real, self.imposed.impose(energy, q), self._classes(c))
         return loss + self._told(judge, judge.look, judge.channels(real), judge.channels(made), given)
 
     def _told(

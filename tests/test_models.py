@@ -104,7 +104,7 @@ def contract(family: str, geometry: Geometry) -> type:
     if family == "lagan":
         members["showers"] = lambda self: two_kinds(geometry)
     if ADVERSARIAL.get(family) == ():  # no loss that has to fall, and steps of a second at published sizes
-        members["train"] = replace(GeneratorContract.train, steps=10)
+        members["train"] = replace(GeneratorContract.train, steps=3)
     # The export takes seconds: once per family, not voxel by voxel, and of calodream with its own small networks.
     if geometry is SINGLE or family in ("caloflow", "calodream"):
         members["test_the_onnx_graph_equals_pytorch"] = None

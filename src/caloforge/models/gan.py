@@ -65,7 +65,7 @@ class GANConfig:
     layer_rate: float = 4.0
     images: bool = False
     consistency: float = 0.2
-    mean_weight: float = 0.2
+    mean_weight: float = 1.0
 
     def __post_init__(self) -> None:
         require_sizes(

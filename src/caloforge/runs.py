@@ -192,13 +192,14 @@ def _run_folder(output: Path, recipe: "Recipe", *, resume: bool, force: bool, in
         (output / "recipe.toml").write_text(dump_recipe(recipe))
         yield
     except BaseException:
-        if not any(output.rglob("last.pt")):
+        if any(output.rglob("last.pt")):
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
             shutil.rmtree(output)
             if aside.exists():
                 aside.rename(output)
         raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _require_same_run(output: Path, recipe: "Recipe") -> None:

@@ -28,6 +28,7 @@ from .showers import Incident
 # one core of an AMD EPYC beside other work.
 RECORDED_MS_PER_GEV = {"calogan": 15.0, "lhcb": 17.0}
 BATCHES = (1, 1000)
+ENGINES = ("pytorch", "onnxruntime", "c++")
 CHALLENGE_BATCHES = (1, 100, 10_000)
 
 
@@ -53,13 +54,13 @@ def benchmark(
     models: Sequence[str | Path],
     incident: Incident,
     *,
-    engines: Sequence[str] = ("pytorch", "onnxruntime"),
+    engines: Sequence[str] = ENGINES,
     batches: Sequence[int] | None = None,
     n_geant4: int = 20,
     seconds: float = 3.0,
     progress: Callable[..., None] | None = None,
 ) -> list[Row]:
-    """Time each model folder on each engine with the given incident particles.
+    """Time each model folder on each engine with the given incident particles; "c++" where a model can be compiled.
 
     batches: showers per call, (1, 1000) by default. n_geant4: particles that Geant4 simulates to compare; without
     its data a recorded cost per GeV is used, where there is one. seconds: time spent on each timing.
@@ -72,7 +73,10 @@ def benchmark(
     if not batches or min(batches) < 1:
         raise ValueError(f"got batches {tuple(batches)}, expected numbers of showers of at least 1; give some")
     cards = [read_card(folder)[0] for folder in models]
-    jobs = [(str(folder), engine) for folder in models for engine in engines]
+    jobs = [
+        (str(folder), engine, card) for folder, card in zip(models, cards, strict=True) for engine in engines
+        if engine != "c++" or _compiles(card)
+    ]  # fmt: skip
     report = progress or (lambda *_: None)
     report(0, len(jobs) + 1, "Geant4")
     geant4: dict[str, tuple[float, str]] = {}
@@ -80,9 +84,9 @@ def benchmark(
         if card.geometry.digest() not in geant4:
             geant4[card.geometry.digest()] = _geant4_cost(card.geometry.name, incident, n_geant4)
     rows = []
-    for k, (folder, engine) in enumerate(jobs):
+    for k, (folder, engine, card) in enumerate(jobs):
         report(k + 1, len(jobs) + 1, f"{Path(folder).name} {engine}")
-        reference, source = geant4[cards[k // len(engines)].geometry.digest()]
+        reference, source = geant4[card.geometry.digest()]
         for timing in _in_process(_time_model, folder, engine, incident, tuple(batches), seconds):
             ratio = reference / timing["ms_per_shower"]
             rows.append(Row(Path(folder).name, engine, threads=1, geant4_ms_per_shower=reference,
@@ -167,6 +171,18 @@ def _loaded(folder: str, engine: str) -> tuple[Callable[[Incident, np.random.Gen
                 return np.asarray(fast(z, *particles))
 
         return call, load_s
+    if engine == "c++":
+        from .export.cpp import Compiled
+
+        began = time.perf_counter()
+        compiled = Compiled(fast)
+        load_s = time.perf_counter() - began
+
+        def call_compiled(incident: Incident, rng: np.random.Generator) -> Array:
+            z = rng.standard_normal((len(incident), n_noise), dtype=np.float32)
+            return compiled(z, [getattr(incident, name) for name in fast.inputs])
+
+        return call_compiled, load_s
     from .export import export, run, session
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -181,6 +197,17 @@ def _loaded(folder: str, engine: str) -> tuple[Callable[[Incident, np.random.Gen
         return run(graph, z, [getattr(incident, name) for name in fast.inputs])
 
     return call_onnx, load_s
+
+
+def _compiles(card: Any) -> bool:
+    """Whether a model of this card can be compiled here."""
+    from .export.cpp import compiler, not_compilable
+
+    try:
+        compiler()
+    except FileNotFoundError:
+        return False
+    return not not_compilable(card)
 
 
 def _repeat(call: Callable[[Incident, np.random.Generator], Array], incident: Incident, batch: int,

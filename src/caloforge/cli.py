@@ -378,18 +378,20 @@ def benchmark(
         write_json(rows, output)
 
 
-def export(model: Positional[Model], /, output: Output, force: bool = False) -> None:
-    """Export a model as ONNX: noise and incident particles in, MeV out; checked against PyTorch by number.
+def export(model: Positional[Model], /, output: Output, cpp: bool = False, force: bool = False) -> None:
+    """Export a model as ONNX, or C++: noise and incident particles in, MeV out; checked against PyTorch by number.
 
     Args:
-        output: ONNX file to write.
-        force: replace an existing file.
+        output: ONNX file to write, or folder with --cpp.
+        cpp: a one-step student as C++ code and weights, several times faster than ONNX for one shower at a time.
+        force: replace what is there.
     """
     from . import hub
     from .export import export as export_onnx
+    from .export.cpp import export_cpp
     from .fastsim import FastSim
 
-    parity = export_onnx(FastSim.load(hub.model(model)), output, force=force)
+    parity = (export_cpp if cpp else export_onnx)(FastSim.load(hub.model(model)), output, force=force)
     print(f"{output}: layer energies equal PyTorch's to {parity.layer_energy:.1e} over {parity.n} showers")
 
 

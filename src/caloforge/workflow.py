@@ -338,5 +338,5 @@ def _speed_options() -> dict[str, Any]:
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError:
-        return {"engines": ("pytorch",), "seconds": 2.0}
+        return {"engines": ("pytorch", "c++"), "seconds": 2.0}
     return {"seconds": 2.0}

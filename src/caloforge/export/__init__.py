@@ -9,6 +9,7 @@ The model's card travels in the graph's metadata.
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,14 @@ def _folded(model: Any) -> Any:
 
 def compare(fast: FastSim, onnx_model: bytes | str, *, n: int = 256, seed: int = 1) -> Parity:
     """Run the graph and PyTorch on the same noise and particles, spread over the valid range."""
+    graph = session(onnx_model)
+    return compare_with(fast, lambda z, particles: run(graph, z, particles), n=n, seed=seed)
+
+
+def compare_with(
+    fast: FastSim, engine: Callable[[Array, list[Array]], Array], *, n: int = 256, seed: int = 1
+) -> Parity:
+    """The same for any function (noise, particles) -> voxel energies [MeV]."""
     rng = np.random.default_rng(seed)
     z = fast.noise(n, seed)
     valid = [fast.card.valid[name] for name in CONDITIONS]
@@ -134,8 +143,7 @@ def compare(fast: FastSim, onnx_model: bytes | str, *, n: int = 256, seed: int =
         particles.append(torch.from_numpy(rng.choice(fast.card.pdg, n).astype(np.float32)))
     with torch.inference_mode():
         ours = fast(z, *particles).numpy().astype(np.float64)
-    feed = {name: v.numpy() for name, v in zip(("noise", *fast.inputs), (z, *particles), strict=True)}
-    theirs = session(onnx_model).run([OUTPUT], feed)[0].astype(np.float64)
+    theirs = engine(z.numpy(), [v.numpy() for v in particles]).astype(np.float64)
     starts = fast.geometry.offsets[:-1]
     layers = [np.add.reduceat(v, starts, axis=1) for v in (ours, theirs)]
     scale = np.maximum(layers[0], 1.0)  # below 1 MeV the difference is taken relative to 1 MeV

@@ -7,8 +7,8 @@
 
 Each model is a run folder or a shipped model. It makes showers of the particles of the test sample that belongs to its
 training sample, which it never saw; the referee compares them with Geant4's (docs/metrics.md). Generation and referee
-use seed 0. Times are those of ``caloforge benchmark``, the faster one of PyTorch and ONNX Runtime at each batch, beside
-Geant4 (Pythia 8 for jets) for the same particles on the same core. A run folder has the name of its folder.
+use seed 0. Times are those of ``caloforge benchmark``, the fastest of PyTorch, ONNX Runtime and the compiled C++ of
+one-step students at each batch, beside Geant4 (Pythia 8 for jets) for the same particles on the same core. A run folder has the name of its folder.
 
 Numbers are kept in benchmarks/front.json, model by model, and scores on the cards of shipped models. Writes the section
 "Front" of benchmarks/RESULTS.md and docs/front.png, or with --output FOLDER the three files there.
@@ -48,14 +48,14 @@ HERE = Path(__file__).parent
 SEED = 0
 BATCHES = (1, 1000)
 SCORES = ("auc_low", "auc_high", "fpd")
-ENGINES = {"pytorch": "torch", "onnxruntime": "ORT"}
+ENGINES = {"pytorch": "torch", "onnxruntime": "ORT", "c++": "C++"}
 HEADS = ("model", "family", "parameters", "training [min]", "AUC low", "AUC high", "FPD × 10³", "worst separation",
          "ms, batch 1", "ms, batch 1000", "× Geant4")  # fmt: skip
 NOTE = """\
 Value ± error (floor ± error); the floor is Geant4 against Geant4, two halves of the test sample, so at half its
 statistics. Training: minutes of the card, on the machine that trained it, without that of a teacher. Parameters: those
-that one generation touches. Times: one CPU thread, the whole chain from noise to MeV, with the faster one of PyTorch
-(torch) and ONNX Runtime (ORT); × Geant4 at batch 1000.
+that one generation touches. Times: one CPU thread, the whole chain from noise to MeV, with the fastest of PyTorch
+(torch), ONNX Runtime (ORT) and, of one-step students, C++ compiled for that processor; × Geant4 at batch 1000.
 
 Published rows in italics were judged by another classifier (inputs not whitened, docs/metrics.md), on other Geant4
 showers and another computer: none of their numbers is comparable to a digit. CaloGAN, CaloFlow and CaloINN in
@@ -105,6 +105,7 @@ def measure_times(name: str, record: Record, engines: tuple[str, ...]) -> Record
 def times(rows: list[Row]) -> Record:
     return {
         "times": {str(batch): fastest(rows, batch) for batch in BATCHES},
+        "onnx_ms": {str(r.batch): r.ms_per_shower for r in rows if r.engine == "onnxruntime"},
         "geant4_ms": rows[0].geant4_ms_per_shower, "geant4_source": rows[0].geant4_source,
         "machine": machine()["processor"], "caloforge": cf.__version__,
         "date": datetime.now(UTC).date().isoformat(),
@@ -116,7 +117,7 @@ def timed(folder: Path, incident: Incident, engines: tuple[str, ...]) -> list[Ro
         return benchmark([folder], incident, batches=BATCHES, engines=engines)
     except Exception as error:
         print(f"{folder.name}: timed without ONNX Runtime, {one_line(error)}", file=sys.stderr)
-        return benchmark([folder], incident, batches=BATCHES, engines=("pytorch",))
+        return benchmark([folder], incident, batches=BATCHES, engines=("pytorch", "c++"))
 
 
 def fastest(rows: list[Row], batch: int) -> Record:

@@ -15,7 +15,7 @@ BARS = {
     "par04-eminus-one-step": ("par04-eminus-copula", 0.62, 0.70, 5.0, 5.0, None),
 }
 HEADS = ("student", "AUC low of its teacher", "AUC low", "AUC high − low", "FPD / floor", "ms, batch 1",
-         "ms, batch 1000", "× Geant4")  # fmt: skip
+         "ms, batch 1000", "× Geant4", "ms with ONNX Runtime, batch 1, 1000")  # fmt: skip
 NOTE = """\
 ### What was to be reached
 
@@ -52,6 +52,7 @@ def cells(name: str, models: Mapping[str, Mapping[str, Any]]) -> list[str]:
             least_faster is None or geant4 / times["1000"]["ms"] >= least_faster,
             f"{geant4 / times['1000']['ms']:,.0f}", "" if least_faster is None else f"{least_faster:,}",
         ),
+        ", ".join(f"{ms:.3f}" for ms in models[name].get("onnx_ms", {}).values()) or "–",
     ]  # fmt: skip
 
 

@@ -93,10 +93,11 @@ class Compiled:
 
     def __call__(self, z: Array, particles: list[Array]) -> Array:
         """Voxel energies [MeV] (N, V) for noise (N, Z) and the arrays of CONDITIONS, and of pdg if needed."""
-        arrays = [np.ascontiguousarray(v, np.float32) for v in (z, *particles)]
+        z, values = np.ascontiguousarray(z, np.float32), np.array(particles, np.float32)
         out = np.empty((len(z), self.n_voxels), np.float32)
-        places = [v.ctypes.data for v in arrays] + [None] * (7 - len(arrays))
-        self._library.caloforge_generate(self._model, len(z), *places, out.ctypes.data)
+        first = values.ctypes.data
+        places = [first + k * values.strides[0] for k in range(len(values))] + [None] * (6 - len(values))
+        self._library.caloforge_generate(self._model, len(z), z.ctypes.data, *places, out.ctypes.data)
         return out
 
     def close(self) -> None:
@@ -201,7 +202,7 @@ def pack(fast: FastSim) -> bytes:
         for value in values:
             out.append(np.asarray(value, np.float32 if isinstance(value, float) else np.int32).tobytes())
 
-    def put_array(values: Any, kind: type = np.float32) -> None:
+    def put_array(values: Any, kind: Any = np.float32) -> None:
         flat: Array = np.ascontiguousarray(torch.as_tensor(values).detach().cpu().numpy(), kind).reshape(-1)
         put(len(flat))
         out.append(flat.tobytes())
@@ -211,8 +212,10 @@ def pack(fast: FastSim) -> bytes:
         wide = -(-n_out // TILE) * TILE
         rows = np.zeros((wide, n_in), np.float32)
         rows[:n_out] = weight
-        put(n_in, n_out)
-        put_array(rows.reshape(-1, TILE, n_in).transpose(0, 2, 1).copy())
+        tiles = rows.reshape(-1, TILE, n_in).transpose(0, 2, 1).copy()
+        exact = np.array_equal(tiles, tiles.astype(np.float16))  # those of a shipped model
+        put(n_in, n_out, int(exact))
+        put_array(tiles, np.float16 if exact else np.float32)
         put_array(np.pad(bias.astype(np.float32), (0, wide - n_out)))
 
     def put_network(net: nn.Module | None) -> None:

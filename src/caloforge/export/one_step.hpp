@@ -11,6 +11,7 @@
 // Showers are made 16 at a time, one in each lane of a vector, and what is left one by one, over voxels.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -20,6 +21,9 @@
 #include <string>
 #include <type_traits>
 #include <vector>
+#ifdef __F16C__
+#include <immintrin.h>
+#endif
 
 namespace caloforge {
 
@@ -85,29 +89,44 @@ template <class T> inline T softplus(T x) { return most(x, all<T>(0.0f)) + log_o
 
 inline int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
 
-// y = W x + b; weights lie in tiles of 64 outputs: (tile, input, 64).
+inline float from_half(uint16_t h) {
+  float x = std::ldexp(float(h & 1023) + ((h >> 10) & 31 ? 1024.0f : 0.0f), std::max((h >> 10) & 31, 1) - 25);
+  return h >> 15 ? -x : x;
+}
+
+inline Lanes load(const float* p) {
+  Lanes v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+#if defined(__AVX512F__)
+constexpr bool HALVES = true;
+inline Lanes load(const uint16_t* p) {
+  return Lanes(_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+}
+#elif defined(__F16C__)
+constexpr bool HALVES = true;
+inline Lanes load(const uint16_t* p) {
+  float x[LANES];
+  _mm256_storeu_ps(x, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+  _mm256_storeu_ps(x + 8, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8))));
+  return load(x);
+}
+#else
+constexpr bool HALVES = false;
+inline Lanes load(const uint16_t*) { return Lanes{}; }
+#endif
+
+// y = W x + b; weights lie in tiles of 64 outputs: (tile, input, 64). Those of one shower are read as float16 where that
+// loses nothing and the processor knows it: reading them is what takes the time.
 struct Linear {
   int n_in = 0, n_out = 0;
   Array<float> w, b;
+  Array<uint16_t> half;
 
   void operator()(const float* x, float* y) const {
-    int used[4096], n = 0;
-    for (int i = 0; i < n_in; ++i) {
-      used[n] = i;
-      n += x[i] != 0.0f;
-    }
-    for (int tile = 0; tile < padded(n_out); tile += TILE) {
-      Lanes a0, a1, a2, a3;
-      const float* bias = &b[tile];
-      a0 = load(bias), a1 = load(bias + 16), a2 = load(bias + 32), a3 = load(bias + 48);
-      const float* rows = &w[std::size_t(tile) * n_in];
-      for (int k = 0; k < n; ++k) {
-        const float* row = rows + std::size_t(used[k]) * TILE;
-        float v = x[used[k]];
-        a0 += v * load(row), a1 += v * load(row + 16), a2 += v * load(row + 32), a3 += v * load(row + 48);
-      }
-      store(y + tile, a0), store(y + tile + 16, a1), store(y + tile + 32, a2), store(y + tile + 48, a3);
-    }
+    if (half.empty()) one(w.data(), x, y);
+    else one(half.data(), x, y);
   }
 
   void operator()(const Lanes* x, Lanes* y) const {
@@ -132,10 +151,23 @@ struct Linear {
   }
 
  private:
-  static Lanes load(const float* p) {
-    Lanes v;
-    std::memcpy(&v, p, sizeof v);
-    return v;
+  template <class W> void one(const W* weights, const float* x, float* y) const {
+    int used[4096], n = 0;
+    for (int i = 0; i < n_in; ++i) {
+      used[n] = i;
+      n += x[i] != 0.0f;
+    }
+    for (int tile = 0; tile < padded(n_out); tile += TILE) {
+      const float* bias = &b[tile];
+      Lanes a0 = load(bias), a1 = load(bias + 16), a2 = load(bias + 32), a3 = load(bias + 48);
+      const W* rows = weights + std::size_t(tile) * n_in;
+      for (int k = 0; k < n; ++k) {
+        const W* row = rows + std::size_t(used[k]) * TILE;
+        float v = x[used[k]];
+        a0 += v * load(row), a1 += v * load(row + 16), a2 += v * load(row + 32), a3 += v * load(row + 48);
+      }
+      store(y + tile, a0), store(y + tile + 16, a1), store(y + tile + 32, a2), store(y + tile + 48, a3);
+    }
   }
   static void store(float* p, Lanes v) { std::memcpy(p, &v, sizeof v); }
 };
@@ -203,7 +235,14 @@ class OneStep {
   Linear linear() {
     Linear v;
     v.n_in = integer(), v.n_out = integer();
-    take(v.w), take(v.b);
+    if (integer()) {
+      take(v.half);
+      for (uint16_t h : v.half) v.w.push_back(from_half(h));
+      if (!HALVES) v.half.clear();
+    } else {
+      take(v.w);
+    }
+    take(v.b);
     if (v.n_in < 1 || v.n_in > 4096 || int(v.b.size()) != padded(v.n_out) || v.w.size() != v.b.size() * v.n_in) fail();
     return v;
   }

@@ -8,7 +8,8 @@
 Each model is a run folder or a shipped model. It makes showers of the particles of the test sample that belongs to its
 training sample, which it never saw; the referee compares them with Geant4's (docs/metrics.md). Generation and referee
 use seed 0. Times are those of ``caloforge benchmark``, the fastest of PyTorch, ONNX Runtime and the compiled C++ of
-one-step students at each batch, beside Geant4 (Pythia 8 for jets) for the same particles on the same core. A run folder has the name of its folder.
+one-step students at each batch, beside Geant4 (Pythia 8 for jets) for the same particles on the same core. A run folder
+has the name of its folder.
 
 Numbers are kept in benchmarks/front.json, model by model, and scores on the cards of shipped models. Writes the section
 "Front" of benchmarks/RESULTS.md and docs/front.png, or with --output FOLDER the three files there.

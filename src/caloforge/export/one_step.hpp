@@ -21,7 +21,7 @@
 #include <string>
 #include <type_traits>
 #include <vector>
-#ifdef __F16C__
+#if defined(__AVX512F__) || defined(__F16C__)
 #include <immintrin.h>
 #endif
 
@@ -99,6 +99,16 @@ inline Lanes load(const float* p) {
   std::memcpy(&v, p, sizeof v);
   return v;
 }
+inline float at_rows(const float* table, int32_t row) { return table[row]; }
+#if defined(__AVX512F__)
+inline Lanes at_rows(const float* table, IntLanes row) { return Lanes(_mm512_i32gather_ps(__m512i(row), table, 4)); }
+#else
+inline Lanes at_rows(const float* table, IntLanes row) {
+  Lanes x = number(row);
+  for (int k = 0; k < LANES; ++k) x[k] = table[row[k]];
+  return x;
+}
+#endif
 #if defined(__AVX512F__)
 constexpr bool HALVES = true;
 inline Lanes load(const uint16_t* p) {
@@ -464,12 +474,11 @@ class OneStep {
       for (int v = start[l]; v < start[l + 1]; ++v) {
         T place = clip(value[v] * scale, 0.0f, n_knots - 1 - 1e-3f);
         auto left = whole(place);
-        T p = place - number(left), a = p, b = p, c = p, d = p;
+        T p = place - number(left);
         const float* table = &q[std::size_t(ring[v]) * n_nodes * n_knots];
-        for (int j = 0; j < count<T>(); ++j) {
-          const float* row = table + lane_of(node, j) * n_knots + lane_of(left, j);
-          lane(a, j) = row[0], lane(b, j) = row[1], lane(c, j) = row[n_knots], lane(d, j) = row[n_knots + 1];
-        }
+        auto row = node * n_knots + left;
+        T a = at_rows(table, row), b = at_rows(table + 1, row);
+        T c = at_rows(table + n_knots, row), d = at_rows(table + n_knots + 1, row);
         T low_e = a + p * (b - a), high_e = c + p * (d - c);
         made[v] = low_e + f * (high_e - low_e);
       }
@@ -477,9 +486,6 @@ class OneStep {
     for (int v = 0; v < n_voxels_; ++v)
       made[v] = most(exp_of(made[v]) - threshold, all<T>(LEAST_EXCESS * threshold)) * filled[v];
   }
-  static int lane_of(int32_t v, int) { return v; }
-  static int lane_of(const IntLanes& v, int k) { return v[k]; }
-
   // Means of the functions b that the features ask for: (K, L).
   template <class T> void wanted(Work<T>& w) {
     const int L = n_layers;

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from caloforge import benchmark, export
@@ -84,6 +85,44 @@ def test_weights_that_fit_are_read_as_float16() -> None:
     assert len(cpp.pack(fast)) < whole
     with cpp.Compiled(fast) as compiled:
         assert export.compare_with(fast, compiled, n=37).layer_energy <= 2e-5
+
+
+def philox(counter: np.ndarray, seed: int) -> np.ndarray:
+    """Words (N, 4) of counters (N, 4): Philox 4x32-10 (Salmon et al., SC'11)."""
+    c = counter.astype(np.uint64)
+    key = np.array([seed & 0xFFFFFFFF, seed >> 32], np.uint64)
+    for _ in range(10):
+        a, b = c[:, 0] * np.uint64(0xD2511F53), c[:, 2] * np.uint64(0xCD9E8D57)
+        high, low = (np.stack([b, a]) >> np.uint64(32)), np.stack([b, a]) & np.uint64(0xFFFFFFFF)
+        c = np.stack([high[0] ^ c[:, 1] ^ key[0], low[0], high[1] ^ c[:, 3] ^ key[1], low[1]], axis=1)
+        key = (key + np.array([0x9E3779B9, 0xBB67AE85], np.uint64)) & np.uint64(0xFFFFFFFF)
+    return c
+
+
+def test_the_noise_is_philox_and_normal() -> None:
+    known = [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]  # the published answer for zeros
+    assert philox(np.zeros((1, 4)), 0)[0].tolist() == known
+    fast = model(PLANAR, OneStepConfig(**SMALL))
+    seed, first = 7 << 40 | 3, 2**32 - 3  # both words of both count
+    with cpp.Compiled(fast) as compiled:
+        ours = compiled.noise(20, seed, first)
+        many = compiled.noise(4000, 1)
+        particles = [np.full(20, 1e4), *np.zeros((4, 20))]
+        np.testing.assert_allclose(compiled.seeded(particles, seed, first), compiled(ours, particles), rtol=1e-4)
+        tail = compiled.seeded([v[:2] for v in particles], seed, first + 18)  # one by one instead of 16 at a time
+        np.testing.assert_allclose(tail, compiled.seeded(particles, seed, first)[18:], rtol=1e-3, atol=1e-3)
+    for k in (0, 19):
+        quads = np.arange(-(-fast.n_noise // 4))
+        shower = first + k
+        words = philox(np.stack([quads, *(0 * quads + v for v in (shower & 0xFFFFFFFF, shower >> 32, 0))], 1), seed)
+        radius = np.sqrt(-2 * np.log((words[:, ::2] >> np.uint64(8)) * 2.0**-24 + 2.0**-25))
+        angle = ((words[:, 1::2] & np.uint64(0x3FFFFFFF)) >> np.uint64(6)) * 2.0**-24 + 2.0**-25 - 0.5
+        angle = np.pi / 2 * (angle + (words[:, 1::2] >> np.uint64(30)))
+        expected = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(-1)[: fast.n_noise]
+        np.testing.assert_allclose(ours[k], expected, rtol=1e-5, atol=1e-5)
+    assert scipy.stats.kstest(many.ravel(), "norm").pvalue > 1e-3
+    off = np.corrcoef(many.T) - np.eye(fast.n_noise)
+    assert np.abs(off).max() < 5 / np.sqrt(len(many))
 
 
 def test_directions_places_and_kinds_count() -> None:

@@ -41,17 +41,14 @@ EXAMPLE = """\
 // Showers of particles of {energy:.0f} MeV along the axis.
 // c++ {flags} example.cpp -o example && ./example
 #include <cstdio>
-#include <random>
 #include "one_step.hpp"
 
 int main() {{
   caloforge::OneStep model("weights.bin");
-  const int n = 10, n_noise = model.n_noise(), n_voxels = model.n_voxels();
-  std::vector<float> noise(n * n_noise), energy(n, {energy:.1f}f), zero(n, 0.0f), pdg(n, {pdg}.0f), out(n * n_voxels);
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal;
-  for (float& z : noise) z = normal(random);
-  model.generate(n, noise.data(), energy.data(), zero.data(), zero.data(), zero.data(), zero.data(), pdg.data(),
+  const int n = 10, n_voxels = model.n_voxels();
+  std::vector<float> energy(n, {energy:.1f}f), zero(n, 0.0f), pdg(n, {pdg}.0f), out(n * n_voxels);
+  const uint64_t seed = 1, first = 0;  // of the noise
+  model.generate(n, seed, first, energy.data(), zero.data(), zero.data(), zero.data(), zero.data(), pdg.data(),
                  out.data());
   for (int k = 0; k < n; ++k) {{
     float sum = 0;
@@ -73,6 +70,13 @@ void caloforge_generate(void* model, int n, const float* z, const float* e, cons
                         const float* x, const float* y, const float* pdg, float* out) {
   static_cast<caloforge::OneStep*>(model)->generate(n, z, e, theta, phi, x, y, pdg, out);
 }
+void caloforge_seeded(void* model, int n, uint64_t seed, uint64_t first, const float* e, const float* theta,
+                      const float* phi, const float* x, const float* y, const float* pdg, float* out) {
+  static_cast<caloforge::OneStep*>(model)->generate(n, seed, first, e, theta, phi, x, y, pdg, out);
+}
+void caloforge_noise(void* model, int n, uint64_t seed, uint64_t first, float* out) {
+  static_cast<caloforge::OneStep*>(model)->draw_noise(n, seed, first, out);
+}
 }
 """
 
@@ -82,7 +86,7 @@ class Compiled:
 
     def __init__(self, fast: FastSim) -> None:
         weights = pack(fast)
-        self.n_voxels, self._model = fast.geometry.n_voxels, None
+        self.n_voxels, self.n_noise, self._model = fast.geometry.n_voxels, fast.n_noise, None
         self._library = _library(compiler())
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.bin"
@@ -93,11 +97,25 @@ class Compiled:
 
     def __call__(self, z: Array, particles: list[Array]) -> Array:
         """Voxel energies [MeV] (N, V) for noise (N, Z) and the arrays of CONDITIONS, and of pdg if needed."""
-        z, values = np.ascontiguousarray(z, np.float32), np.array(particles, np.float32)
-        out = np.empty((len(z), self.n_voxels), np.float32)
+        z = np.ascontiguousarray(z, np.float32)
+        return self._run(self._library.caloforge_generate, particles, z.ctypes.data)
+
+    def seeded(self, particles: list[Array], seed: int, first: int = 0) -> Array:
+        """The same with noise of its own: shower ``first`` + k of a seed is the same, whatever comes before it."""
+        return self._run(self._library.caloforge_seeded, particles, seed, first)
+
+    def noise(self, n: int, seed: int, first: int = 0) -> Array:
+        """The noise that ``seeded`` takes, (n, Z)."""
+        z = np.empty((n, self.n_noise), np.float32)
+        self._library.caloforge_noise(self._model, n, seed, first, z.ctypes.data)
+        return z
+
+    def _run(self, function: Any, particles: list[Array], *given: int) -> Array:
+        values = np.array(particles, np.float32)
+        out = np.empty((values.shape[1], self.n_voxels), np.float32)
         first = values.ctypes.data
         places = [first + k * values.strides[0] for k in range(len(values))] + [None] * (6 - len(values))
-        self._library.caloforge_generate(self._model, len(z), z.ctypes.data, *places, out.ctypes.data)
+        function(self._model, len(out), *given, *places, out.ctypes.data)
         return out
 
     def close(self) -> None:
@@ -157,8 +175,13 @@ def _library(command: str) -> ctypes.CDLL:
     library.caloforge_load.restype = ctypes.c_void_p
     library.caloforge_load.argtypes = [ctypes.c_char_p]
     library.caloforge_free.restype, library.caloforge_free.argtypes = None, [ctypes.c_void_p]
-    library.caloforge_generate.restype = None
-    library.caloforge_generate.argtypes = [ctypes.c_void_p, ctypes.c_int, *[ctypes.c_void_p] * 8]
+    counted = [ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64, ctypes.c_uint64]
+    for name, arguments in (
+        ("generate", [*counted[:2], *[ctypes.c_void_p] * 8]), ("seeded", [*counted, *[ctypes.c_void_p] * 7]),
+        ("noise", [*counted, ctypes.c_void_p]),
+    ):  # fmt: skip
+        function = getattr(library, f"caloforge_{name}")
+        function.restype, function.argtypes = None, arguments
     return library
 
 

@@ -5,7 +5,8 @@
 //
 // noise (n, model.n_noise()) ~ N(0, 1); energy [MeV], theta, phi [rad], x, y [mm] and pdg, each (n,), pdg only where the
 // model was made for several kinds of particles, else nullptr; out (n, model.n_voxels()) [MeV]. Row-major, all float.
-// An object is for one thread. Compile with -O3 -march=native -ffast-math; what it computes is said in
+// Or the model draws the noise itself, model.generate(n, seed, first, energy, ..., out): shower first + k of a seed is the
+// same, whatever comes before it. An object is for one thread. Compile with -O3 -march=native -ffast-math; what it computes is said in
 // caloforge/models/one_step.py, whose names are used here.
 //
 // Showers are made 16 at a time, one in each lane of a vector, and what is left one by one, over voxels.
@@ -86,6 +87,49 @@ template <class T> inline T tanh_of(T x) { return 2.0f * sigmoid(2.0f * x) - 1.0
 template <class T> inline T asinh_of(T x) { return each([](float v) { return std::asinh(v); }, x); }
 template <class T> inline T root_of(T x) { return each([](float v) { return std::sqrt(v); }, x); }
 template <class T> inline T softplus(T x) { return most(x, all<T>(0.0f)) + log_of(1.0f + exp_of(-(x < all<T>(0.0f) ? -x : x))); }
+
+// Random numbers that are a function of seed and counter: Philox 4x32 with ten rounds (Salmon et al., SC'11).
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+inline void multiply(Words a, uint32_t by, Words& high, Words& low) {
+#ifdef __AVX512F__
+  __m512i x = __m512i(a), m = _mm512_set1_epi64(by);
+  __m512i even = _mm512_mul_epu32(x, m), odd = _mm512_mul_epu32(_mm512_srli_epi64(x, 32), m);
+  high = Words(_mm512_mask_blend_epi32(0xAAAA, _mm512_srli_epi64(even, 32), odd));
+#else
+  for (int k = 0; k < LANES; ++k) high[k] = uint32_t((uint64_t(a[k]) * by) >> 32);
+#endif
+  low = a * by;
+}
+inline void philox(Words c[4], uint32_t key_0, uint32_t key_1) {
+  for (int round = 0; round < 10; ++round, key_0 += 0x9E3779B9u, key_1 += 0xBB67AE85u) {
+    Words high_0 = c[0], low_0 = c[0], high_1 = c[0], low_1 = c[0];
+    multiply(c[0], 0xD2511F53u, high_0, low_0), multiply(c[2], 0xCD9E8D57u, high_1, low_1);
+    c[0] = high_1 ^ c[1] ^ key_0, c[2] = high_0 ^ c[3] ^ key_1, c[1] = low_1, c[3] = low_0;
+  }
+}
+
+// ln x of 0 < x < 1, within 2e-7.
+inline Lanes log_below_1(Lanes x) {
+  IntLanes i = bits<IntLanes>(x), n = ((i - 0x3f3504f3) >> 23);
+  Lanes r = bits<Lanes>(i - (n << 23)) - 1.0f, e = number(n);
+  Lanes p = 7.0376836292e-2f * r - 1.1514610310e-1f;
+  for (float a : {1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f, -1.6668057665e-1f, 2.0000714765e-1f,
+                  -2.4999993993e-1f, 3.3333331174e-1f})
+    p = p * r + a;
+  return e * 0.693359375f + (r + (r * r * r * p - 0.5f * r * r + e * -2.12194440e-4f));
+}
+
+// Two normal numbers of two words (Box and Muller 1958): the first is the radius, the second a quarter and an angle in it.
+inline void normal_pair(Words a, Words b, Lanes& x, Lanes& y) {
+  Lanes u = number(IntLanes(a >> 8)) * 0x1p-24f + 0x1p-25f;
+  Lanes r = root_of(-2.0f * log_below_1(u));
+  Lanes t = (number(IntLanes((b & 0x3fffffff) >> 6)) * 0x1p-24f + (0x1p-25f - 0.5f)) * 1.57079633f, z = t * t;
+  Lanes sine = t + t * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
+  Lanes cosine = 1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+  IntLanes odd = IntLanes(b >> 30 & 1) != 0, turned = IntLanes(b >> 31) != 0;
+  Lanes first = odd ? -sine : cosine, second = odd ? cosine : sine;
+  x = r * (turned ? -first : first), y = r * (turned ? -second : second);
+}
 
 inline int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
 
@@ -207,8 +251,25 @@ class OneStep {
                 const float* y, const float* pdg, float* out) {
     const float* particle[6] = {energy, theta, phi, x, y, pdg};
     int k = 0;
-    for (; k + LANES <= n; k += LANES) block(many_, k, noise, particle, out);
-    for (; k < n; ++k) block(one_, k, noise, particle, out);
+    for (; k + LANES <= n; k += LANES) take_noise(many_, k, noise), block(many_, k, particle, out);
+    for (; k < n; ++k) take_noise(one_, k, noise), block(one_, k, particle, out);
+  }
+
+  void generate(int n, uint64_t seed, uint64_t first, const float* energy, const float* theta, const float* phi,
+                const float* x, const float* y, const float* pdg, float* out) {
+    const float* particle[6] = {energy, theta, phi, x, y, pdg};
+    int k = 0;
+    for (; k + LANES <= n; k += LANES) draw(many_, seed, first + k), block(many_, k, particle, out);
+    for (; k < n; ++k) draw(one_, seed, first + k), block(one_, k, particle, out);
+  }
+
+  // The noise of n showers that the latter draws, (n, n_noise).
+  void draw_noise(int n, uint64_t seed, uint64_t first, float* out) {
+    for (int k = 0; k < n; ++k, out += n_noise()) {
+      draw(one_, seed, first + k);
+      std::copy_n(one_.g.data(), n_globals, out);
+      std::copy_n(one_.noise.data(), n_voxels_, out + n_globals);
+    }
   }
 
  private:
@@ -292,20 +353,46 @@ class OneStep {
   static float lane(const Lanes& v, int k) { return v[k]; }
   template <class T> static constexpr int count() { return std::is_same_v<T, float> ? 1 : LANES; }
 
-  template <class T> void block(Work<T>& w, int k, const float* noise, const float* const* particle, float* out) {
-    constexpr int N = count<T>();
-    int n_z = n_noise();
-    conditions(w, k, particle);
-    for (int j = 0; j < N; ++j) {
-      const float* z = noise + std::size_t(k + j) * n_z;
-      for (int i = 0; i < n_globals; ++i) lane(w.g[i], j) = z[i];
+  template <class T> void take_noise(Work<T>& w, int k, const float* noise) {
+    const std::size_t n_z = n_noise();
+    noise += k * n_z;
+    for (int j = 0; j < count<T>(); ++j)
+      for (int i = 0; i < n_globals; ++i) lane(w.g[i], j) = noise[j * n_z + i];
+    noise += n_globals;
+    for (int v = 0; v < n_voxels_; v += LANES)  // so many of every shower at a time, which stay in the cache
+      for (int j = 0; j < count<T>(); ++j)
+        for (int i = v; i < std::min(v + LANES, n_voxels_); ++i) lane(w.noise[i], j) = noise[j * n_z + i];
+  }
+
+  // Four numbers of a counter: that of the four, then the shower's in two words.
+  static void four(Words quad, Words low, Words high, uint64_t seed, Lanes out[4]) {
+    Words c[4] = {quad, low, high, Words{}};
+    philox(c, uint32_t(seed), uint32_t(seed >> 32));
+    normal_pair(c[0], c[1], out[0], out[1]), normal_pair(c[2], c[3], out[2], out[3]);
+  }
+  void draw(Work<float>& w, uint64_t seed, uint64_t shower) {
+    Words quad{}, step{};
+    for (int k = 0; k < LANES; ++k) step[k] = k;
+    Lanes z[4];
+    for (int i = 0; i < n_noise(); i += 4 * LANES) {
+      four(quad + step + uint32_t(i / 4), Words{} + uint32_t(shower), Words{} + uint32_t(shower >> 32), seed, z);
+      for (int k = 0; k < 4 * LANES && i + k < n_noise(); ++k) noise_of(w, i + k) = z[k % 4][k / 4];
     }
-    // 16 voxels of every shower at a time, which stay in the cache
-    for (int v = 0; v < n_voxels_; v += LANES)
-      for (int j = 0; j < N; ++j) {
-        const float* z = noise + std::size_t(k + j) * n_z + n_globals;
-        for (int i = v; i < std::min(v + LANES, n_voxels_); ++i) lane(w.noise[i], j) = z[i];
-      }
+  }
+  void draw(Work<Lanes>& w, uint64_t seed, uint64_t shower) {
+    Words low{}, high{};
+    for (int k = 0; k < LANES; ++k) low[k] = uint32_t(shower + k), high[k] = uint32_t((shower + k) >> 32);
+    Lanes z[4];
+    for (int i = 0; i < n_noise(); i += 4) {
+      four(Words{} + uint32_t(i / 4), low, high, seed, z);
+      for (int k = 0; k < 4 && i + k < n_noise(); ++k) noise_of(w, i + k) = z[k];
+    }
+  }
+  template <class T> T& noise_of(Work<T>& w, int i) { return i < n_globals ? w.g[i] : w.noise[i - n_globals]; }
+
+  template <class T> void block(Work<T>& w, int k, const float* const* particle, float* out) {
+    constexpr int N = count<T>();
+    conditions(w, k, particle);
     decode(w);
     for (int v = 0; v < n_voxels_; v += LANES)
       for (int j = 0; j < N; ++j) {

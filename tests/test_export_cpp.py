@@ -180,7 +180,7 @@ def test_what_cannot_be_compiled_is_refused(tmp_path: Path, monkeypatch: pytest.
     assert not (tmp_path / "code").exists()
 
 
-def test_benchmark_times_what_can_be_compiled(tmp_path: Path) -> None:
+def test_benchmark_times_what_can_be_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model(PLANAR, OneStepConfig(**SMALL)).save(tmp_path / "student")
     rows = benchmark([tmp_path / "student"], ELECTRONS, engines=("c++",), n_geant4=0, seconds=0.02)
     assert [(r.engine, r.batch) for r in rows] == [("c++", 1), ("c++", 1000)]
@@ -188,3 +188,6 @@ def test_benchmark_times_what_can_be_compiled(tmp_path: Path) -> None:
                          valid=ELECTRONS)  # fmt: skip
     vae.save(tmp_path / "vae")
     assert benchmark([tmp_path / "vae"], ELECTRONS, engines=("c++",), n_geant4=0, seconds=0.02) == []
+    monkeypatch.setenv("CXX", "false")  # a compiler that fails
+    with pytest.warns(UserWarning, match=r"not timed as C\+\+: got an error of false \(no message\)"):
+        assert benchmark([tmp_path / "student"], ELECTRONS, engines=("c++",), n_geant4=0, seconds=0.02) == []

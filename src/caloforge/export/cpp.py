@@ -236,7 +236,8 @@ def pack(fast: FastSim) -> bytes:
         rows = np.zeros((wide, n_in), np.float32)
         rows[:n_out] = weight
         tiles = rows.reshape(-1, TILE, n_in).transpose(0, 2, 1).copy()
-        exact = np.array_equal(tiles, tiles.astype(np.float16))  # those of a shipped model
+        with np.errstate(over="ignore"):
+            exact = np.array_equal(tiles, tiles.astype(np.float16))  # those of a shipped model
         put(n_in, n_out, int(exact))
         put_array(tiles, np.float16 if exact else np.float32)
         put_array(np.pad(bias.astype(np.float32), (0, wide - n_out)))

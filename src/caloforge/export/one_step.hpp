@@ -227,8 +227,8 @@ struct Linear {
 };
 
 template <class T> struct Work {
-  Array<T> c, g, raw, log_layers, hidden, other, given, out, noise, m, value, filled, made, e, tilted;
-  Array<T> wanted, moments, there, means, power, layers, sums, n, part, rho;
+  Array<T> c, g, raw, log_layers, hidden, other, given, noise, m, value, filled, made, e, tilted;
+  Array<T> wanted, moments, there, means, layers, n, part, rho;
 };
 
 class OneStep {
@@ -318,7 +318,9 @@ class OneStep {
     return v;
   }
   std::vector<Linear> network() {
-    std::vector<Linear> v(integer());
+    int n = integer();
+    if (n < 0 || n > 64) fail();
+    std::vector<Linear> v(n);
     for (auto& step : v) step = linear();
     return v;
   }
@@ -340,10 +342,10 @@ class OneStep {
     int wide = TILE + n_globals + n_conditions + n_layers * n_powers;
     for (auto* net : {&layers_net, &voxels_net, &newton, &newton_rest})
       for (auto& step : *net) wide = std::max(wide, padded(step.n_out));
-    for (auto* v : {&w.c, &w.g, &w.raw, &w.log_layers, &w.hidden, &w.other, &w.given, &w.out}) v->resize(wide + n_globals);
+    for (auto* v : {&w.c, &w.g, &w.raw, &w.log_layers, &w.hidden, &w.other, &w.given}) v->resize(wide + n_globals);
     for (auto* v : {&w.noise, &w.m, &w.value, &w.filled, &w.made, &w.e, &w.tilted}) v->resize(padded(n_voxels_));
-    for (auto* v : {&w.wanted, &w.moments, &w.there, &w.means, &w.power}) v->resize(n_layers * 16);
-    for (auto* v : {&w.layers, &w.sums, &w.n, &w.part}) v->resize(n_layers);
+    for (auto* v : {&w.wanted, &w.moments, &w.there, &w.means}) v->resize(n_layers * 16);
+    for (auto* v : {&w.layers, &w.n, &w.part}) v->resize(n_layers);
     w.rho.resize(n_rings);
   }
 

@@ -3,11 +3,11 @@
 //     caloforge::OneStep model("weights.bin");
 //     model.generate(n, noise, energy, theta, phi, x, y, pdg, out);
 //
-// noise (n, model.n_noise()) ~ N(0, 1); energy [MeV], theta, phi [rad], x, y [mm] and pdg, each (n,), pdg only where the
-// model was made for several kinds of particles, else nullptr; out (n, model.n_voxels()) [MeV]. Row-major, all float.
-// Or the model draws the noise itself, model.generate(n, seed, first, energy, ..., out): shower first + k of a seed is the
-// same, whatever comes before it. An object is for one thread. Compile with -O3 -march=native -ffast-math; what it computes is said in
-// caloforge/models/one_step.py, whose names are used here.
+// noise (n, model.n_noise()) ~ N(0, 1); energy [MeV], theta, phi [rad], x, y [mm] and pdg, each (n,), pdg only where
+// the model was made for several kinds of particles, else nullptr; out (n, model.n_voxels()) [MeV]. Row-major, all
+// float. Or the model draws the noise itself, model.generate(n, seed, first, energy, ..., out): shower first + k of a
+// seed is the same, whatever comes before it. An object is for one thread. Compile with -O3 -march=native -ffast-math;
+// what it computes is said in caloforge/models/one_step.py, whose names are used here.
 //
 // Showers are made 16 at a time, one in each lane of a vector, and what is left one by one, over voxels.
 #pragma once
@@ -72,7 +72,8 @@ template <class T> inline T exp_of(T x) {
   T scaled = x * 1.44269504f;
   auto n = whole(scaled + (scaled < all<T>(0.0f) ? all<T>(-0.5f) : all<T>(0.5f)));
   T r = (x - number(n) * 0.693359375f) - number(n) * -2.12194440e-4f;
-  T p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * (4.1665796e-2f + r * (8.3334519e-3f + r * 1.3981999e-3f)))));
+  T p = 4.1665796e-2f + r * (8.3334519e-3f + r * 1.3981999e-3f);
+  p = 1.0f + r * (1.0f + r * (0.5f + r * (1.6666667e-1f + r * p)));
   return p * bits<T>((n + 127) << 23);
 }
 template <class T> inline T sigmoid(T x) { return 1.0f / (1.0f + exp_of(-x)); }
@@ -86,7 +87,10 @@ template <class T> inline T log_of(T x) { return each([](float v) { return std::
 template <class T> inline T tanh_of(T x) { return 2.0f * sigmoid(2.0f * x) - 1.0f; }
 template <class T> inline T asinh_of(T x) { return each([](float v) { return std::asinh(v); }, x); }
 template <class T> inline T root_of(T x) { return each([](float v) { return std::sqrt(v); }, x); }
-template <class T> inline T softplus(T x) { return most(x, all<T>(0.0f)) + log_of(1.0f + exp_of(-(x < all<T>(0.0f) ? -x : x))); }
+template <class T> inline T softplus(T x) {
+  T size = x < all<T>(0.0f) ? -x : x;
+  return most(x, all<T>(0.0f)) + log_of(1.0f + exp_of(-size));
+}
 
 // Random numbers that are a function of seed and counter: Philox 4x32 with ten rounds (Salmon et al., SC'11).
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
@@ -119,13 +123,13 @@ inline Lanes log_below_1(Lanes x) {
   return e * 0.693359375f + (r + (r * r * r * p - 0.5f * r * r + e * -2.12194440e-4f));
 }
 
-// Two normal numbers of two words (Box and Muller 1958): the first is the radius, the second a quarter and an angle in it.
+// Two normal numbers of two words (Box and Muller 1958): a radius, and a quarter with an angle in it.
 inline void normal_pair(Words a, Words b, Lanes& x, Lanes& y) {
   Lanes u = number(IntLanes(a >> 8)) * 0x1p-24f + 0x1p-25f;
   Lanes r = root_of(-2.0f * log_below_1(u));
   Lanes t = (number(IntLanes((b & 0x3fffffff) >> 6)) * 0x1p-24f + (0x1p-25f - 0.5f)) * 1.57079633f, z = t * t;
   Lanes sine = t + t * z * (-1.6666654611e-1f + z * (8.3321608736e-3f - z * 1.9515295891e-4f));
-  Lanes cosine = 1.0f - 0.5f * z + z * z * (4.166664568298827e-2f + z * (-1.388731625493765e-3f + z * 2.443315711809948e-5f));
+  Lanes cosine = 1.0f - 0.5f * z + z * z * (4.1666645683e-2f + z * (-1.3887316255e-3f + z * 2.4433157118e-5f));
   IntLanes odd = IntLanes(b >> 30 & 1) != 0, turned = IntLanes(b >> 31) != 0;
   Lanes first = odd ? -sine : cosine, second = odd ? cosine : sine;
   x = r * (turned ? -first : first), y = r * (turned ? -second : second);
@@ -171,8 +175,8 @@ constexpr bool HALVES = false;
 inline Lanes load(const uint16_t*) { return Lanes{}; }
 #endif
 
-// y = W x + b; weights lie in tiles of 64 outputs: (tile, input, 64). Those of one shower are read as float16 where that
-// loses nothing and the processor knows it: reading them is what takes the time.
+// y = W x + b; weights lie in tiles of 64 outputs: (tile, input, 64). For one shower they are read as float16 where
+// that loses nothing and the processor knows it: reading them is what takes the time.
 struct Linear {
   int n_in = 0, n_out = 0;
   Array<float> w, b;
@@ -326,8 +330,8 @@ class OneStep {
   }
 
   void read() {
-    for (int* v : {&n_layers, &n_voxels_, &n_conditions, &per_layer, &n_moments, &n_powers, &brightest, &centred, &recount,
-                   &kind, &n_rings, &n_knots, &n_nodes, &n_read, &full_root, &largest, &polar, &n_classes, &activation})
+    for (int* v : {&n_layers, &n_voxels_, &n_conditions, &per_layer, &n_moments, &n_powers, &brightest, &centred,
+                   &recount, &kind, &n_rings, &n_knots, &n_nodes, &n_read, &full_root, &largest, &polar, &n_classes, &activation})
       *v = integer();
     n_globals = per_layer * n_layers, n_row = n_powers > 8 ? 16 : 8;
     for (float* v : {&threshold, &log_ceiling, &half, &middle, &depth}) take(v, 1);

@@ -331,7 +331,8 @@ class OneStep {
 
   void read() {
     for (int* v : {&n_layers, &n_voxels_, &n_conditions, &per_layer, &n_moments, &n_powers, &brightest, &centred,
-                   &recount, &kind, &n_rings, &n_knots, &n_nodes, &n_read, &full_root, &largest, &polar, &n_classes, &activation})
+                   &recount, &kind, &n_rings, &n_knots, &n_nodes, &n_read, &full_root, &largest, &polar,
+                   &n_classes, &activation})
       *v = integer();
     n_globals = per_layer * n_layers, n_row = n_powers > 8 ? 16 : 8;
     for (float* v : {&threshold, &log_ceiling, &half, &middle, &depth}) take(v, 1);

@@ -3,6 +3,7 @@
     python benchmarks/gans.py calogan runs/calogan-paper calogan-eplus-gan calogan-gamma-gan calogan-piplus-gan
     python benchmarks/gans.py lhcb lhcb-wgan-paper lhcb-eminus-gan
     python benchmarks/gans.py jets lagan-paper jets-gan
+    python benchmarks/gans.py residuals jets.h5 jets-gan          # only mean images, on jets of a file of your own
     python benchmarks/gans.py speed calogan-eplus-gan ...         # ms per shower and showers/s beside Geant4 or Pythia
 
 Each model is a run folder or a shipped model; its test sample is that of the sample it was trained on. Writes a section
@@ -318,6 +319,13 @@ def residuals(fast: FastSim, test: Showers) -> str:
     return f"{largest[0]:.2f} / {largest[1]:.2f} ({expected[0]:.2f} / {expected[1]:.2f})"
 
 
+def mean_residuals(names: list[str]) -> None:
+    """Print the residuals of models on the jets of a file, which comes first."""
+    test = cf.read(names[0])
+    for name in names[1:]:
+        print(f"{name}, {len(test)} jets: {residuals(FastSim.load(hub.model(name)), test)}", flush=True)
+
+
 def class_accuracy(train: Showers, test: Showers, made: Showers) -> str:
     """Share of jets whose class a network finds that was trained on Pythia's images, for W and QCD."""
     parts = [np.log1p(s.energy / 100.0).astype(np.float32) for s in (train, test, made)]
@@ -363,7 +371,8 @@ def command(what: str, names: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    parts = {"calogan": calogan, "lhcb": lhcb_cells, "jets": jet_images, "speed": speed}
+    parts = {"calogan": calogan, "lhcb": lhcb_cells, "jets": jet_images, "residuals": mean_residuals,
+             "speed": speed}  # fmt: skip
     if len(sys.argv) < 3 or sys.argv[1] not in parts:
         sys.exit(__doc__)
     torch.set_num_threads(1)

@@ -204,6 +204,42 @@ def not_compilable(card: Card) -> str:
     return ""
 
 
+class _Bytes:
+    """What ``pack`` writes, piece after piece."""
+
+    def __init__(self) -> None:
+        self.parts = [MAGIC]
+
+    def put(self, *values: int | float) -> None:
+        """Numbers: float32 of a float, else int32."""
+        self.parts += [np.asarray(v, np.float32 if isinstance(v, float) else np.int32).tobytes() for v in values]
+
+    def array(self, values: Any, kind: Any = np.float32) -> None:
+        """An array of any shape after its length."""
+        flat: Array = np.ascontiguousarray(torch.as_tensor(values).detach().cpu().numpy(), kind).reshape(-1)
+        self.put(len(flat))
+        self.parts.append(flat.tobytes())
+
+    def linear(self, weight: Array, bias: Array) -> None:
+        """Weights (n_out, n_in) in tiles of outputs, float16 where that is exact, and bias, padded to whole tiles."""
+        n_out, n_in = weight.shape
+        more = -n_out % TILE
+        rows = np.pad(weight.astype(np.float32), ((0, more), (0, 0)))
+        tiles = rows.reshape(-1, TILE, n_in).transpose(0, 2, 1).copy()
+        with np.errstate(over="ignore"):
+            exact = np.array_equal(tiles, tiles.astype(np.float16))  # those of a shipped model
+        self.put(n_in, n_out, int(exact))
+        self.array(tiles, np.float16 if exact else np.float32)
+        self.array(np.pad(bias.astype(np.float32), (0, more)))
+
+    def network(self, net: nn.Module | None) -> None:
+        """The linear layers of a network after their number."""
+        steps = [] if net is None else [v for v in net.modules() if isinstance(v, nn.Linear)]
+        self.put(len(steps))
+        for step in steps:
+            self.linear(step.weight.detach().cpu().numpy(), step.bias.detach().cpu().numpy())
+
+
 def pack(fast: FastSim) -> bytes:
     """Weights and tables in the order in which the header reads them: int32 and float32, arrays after their length."""
     if reason := not_compilable(fast.card):
@@ -219,60 +255,34 @@ def pack(fast: FastSim) -> bytes:
     full = model.root.dim() == 2
     largest = int(model.largest.argmax()) if hasattr(model, "largest") else 0
     half, middle = model.sizes.log_energies
-    out = [MAGIC]
-
-    def put(*values: Any) -> None:
-        for value in values:
-            out.append(np.asarray(value, np.float32 if isinstance(value, float) else np.int32).tobytes())
-
-    def put_array(values: Any, kind: Any = np.float32) -> None:
-        flat: Array = np.ascontiguousarray(torch.as_tensor(values).detach().cpu().numpy(), kind).reshape(-1)
-        put(len(flat))
-        out.append(flat.tobytes())
-
-    def put_linear(weight: Array, bias: Array) -> None:
-        n_out, n_in = weight.shape
-        wide = -(-n_out // TILE) * TILE
-        rows = np.zeros((wide, n_in), np.float32)
-        rows[:n_out] = weight
-        tiles = rows.reshape(-1, TILE, n_in).transpose(0, 2, 1).copy()
-        with np.errstate(over="ignore"):
-            exact = np.array_equal(tiles, tiles.astype(np.float16))  # those of a shipped model
-        put(n_in, n_out, int(exact))
-        put_array(tiles, np.float16 if exact else np.float32)
-        put_array(np.pad(bias.astype(np.float32), (0, wide - n_out)))
-
-    def put_network(net: nn.Module | None) -> None:
-        steps = [] if net is None else [v for v in net.modules() if isinstance(v, nn.Linear)]
-        put(len(steps))
-        for step in steps:
-            put_linear(step.weight.detach().cpu().numpy(), step.bias.detach().cpu().numpy())
-
-    put(model.n_layers, fast.geometry.n_voxels, model.sizes.n_conditions, config.per_layer, model.n_moments, n_powers,
+    out = _Bytes()
+    out.put(
+        model.n_layers, fast.geometry.n_voxels, model.sizes.n_conditions, config.per_layer, model.n_moments, n_powers,
         int(config.brightest), int(config.centred and not radial), int(config.recount), KINDS[config.layers],
         model.rings.n, config.n_knots, config.n_nodes, config.n_read, int(full), largest, int(encoder.polar),
-        encoder.n_classes, ACTIVATIONS[config.layer_activation])  # fmt: skip
-    put(float(model.threshold), float(torch.log(model.ceiling)), half, middle, float(encoder.depth))
-    put_array(layers, np.int32)
-    put_array(model.rings.ring, np.int32)
-    put_array(encoder.active, np.int32)
+        encoder.n_classes, ACTIVATIONS[config.layer_activation],
+    )  # fmt: skip
+    out.put(float(model.threshold), float(torch.log(model.ceiling)), half, middle, float(encoder.depth))
+    out.array(layers, np.int32)
+    out.array(model.rings.ring, np.int32)
+    out.array(encoder.active, np.int32)
     span = encoder.high - encoder.low
-    put_array(encoder.low)
-    put_array(torch.where(span > 1e-5 * encoder.high.abs(), span, 1.0))
-    put_array(encoder.kinds)
+    out.array(encoder.low)
+    out.array(torch.where(span > 1e-5 * encoder.high.abs(), span, 1.0))
+    out.array(encoder.kinds)
     for table in (model.lowest, model.per_g, model.first, model.per_node, model.read, model.q.transpose(0, 1)):
-        put_array(table)
-    put_array(torch.zeros(0) if full else model.root)
+        out.array(table)
+    out.array(torch.zeros(0) if full else model.root)
     powers = _powers(model, n_powers)
     wide = np.zeros((len(powers), 16 if n_powers > 8 else 8), np.float32)
     wide[:, :n_powers] = powers
-    put_array(wide)
-    put_array(powers[:, 1 : 1 + model.n_moments].T.copy())
+    out.array(wide)
+    out.array(powers[:, 1 : 1 + model.n_moments].T.copy())
     if full:
-        put_linear(model.root.T.cpu().numpy(), np.zeros(fast.geometry.n_voxels))
+        out.linear(model.root.T.cpu().numpy(), np.zeros(fast.geometry.n_voxels))
     for net in (model.layers, model.voxels, model.newton, model.newton_rest):
-        put_network(net)
-    return b"".join(out)
+        out.network(net)
+    return b"".join(out.parts)
 
 
 def _powers(model: OneStep, n_powers: int) -> Array:

@@ -580,6 +580,7 @@ class OneStep {
     for (int v = 0; v < n_voxels_; ++v)
       made[v] = most(exp_of(made[v]) - threshold, all<T>(LEAST_EXCESS * threshold)) * filled[v];
   }
+
   // Means of the functions b that the features ask for: (K, L).
   template <class T> void wanted(Work<T>& w) {
     const int L = n_layers;
